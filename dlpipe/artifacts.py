@@ -1,0 +1,470 @@
+"""Stages and the artifacts they leave: content digests, atomic writes, manifests, verified reading, locks.
+
+A stage is a small JSON document; its digest names the folder of its artifact. A folder without a valid `manifest.json`
+is not an artifact: the manifest is written last, inside a temporary folder that is then renamed into place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+RULES = ("fetch", "prepare", "pretrain", "finetune", "evaluate", "plot")
+FOLDERS = {
+    "fetch": ("data", "raw"),
+    "prepare": ("data", "prepared"),
+    "pretrain": ("results", "layers"),
+    "finetune": ("results", "models"),
+    "evaluate": ("results", "metrics"),
+    "plot": ("results", "figures"),
+}
+DIGEST_LENGTH = 12
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class ArtifactError(Exception):
+    """An artifact that is missing or does not verify; the message says which file and what to do."""
+
+
+class LockedError(Exception):
+    """Another live process is making the same artifact."""
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """The file is complete or absent, after a power cut too: written beside the target, fsynced, renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a plan. `spec`, `inputs`, `seeds` and `versions` are digested; `hints` are not."""
+
+    rule: str
+    name: str
+    """A readable slug such as `mnist-rbm400`; part of the id."""
+    spec: Mapping[str, Any]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """Role to the id, or the list of ids, of the stages whose artifacts are read."""
+    seeds: tuple[int, ...] = ()
+    versions: Mapping[str, int] = field(default_factory=dict)
+    """Component name to the version of the code that does the work."""
+    hints: Mapping[str, Any] = field(default_factory=dict)
+    """What helps to make the artifact and does not change it: URLs, local paths, sources of the components."""
+
+    def digested(self) -> dict[str, Any]:
+        return {
+            "rule": self.rule,
+            "spec": self.spec,
+            "inputs": self.inputs,
+            "seeds": list(self.seeds),
+            "versions": self.versions,
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(canonical_json(self.digested()).encode()).hexdigest()[:DIGEST_LENGTH]
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.digest}"
+
+    def input_ids(self) -> list[str]:
+        """All inputs' ids, in the order of the roles."""
+        ids: list[str] = []
+        for value in self.inputs.values():
+            ids.extend([value] if isinstance(value, str) else value)
+        return ids
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.digested(), "name": self.name, "id": self.id, "hints": dict(self.hints)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Stage:
+        """Raises ArtifactError when the document's id is not the digest of its content."""
+        try:
+            stage = cls(
+                rule=document["rule"],
+                name=document["name"],
+                spec=document["spec"],
+                inputs=document["inputs"],
+                seeds=tuple(document["seeds"]),
+                versions=document["versions"],
+                hints=document.get("hints", {}),
+            )
+            claimed = document["id"]
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"not a stage document: {error}") from error
+        if claimed != stage.id:
+            raise ArtifactError(f"the stage document of {claimed} has been changed: its content belongs to {stage.id}")
+        return stage
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified folder and its manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def stage(self) -> Stage:
+        return Stage.from_json(self.manifest["stage"])
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        return self.manifest["extra"]
+
+    def path(self, name: str) -> Path:
+        """Raises ArtifactError for a file that the manifest does not list: it may be left over or planted."""
+        if name not in self.manifest["files"]:
+            raise ArtifactError(f"{self.folder} has no file {name}; it has {', '.join(self.manifest['files'])}")
+        return self.folder / name
+
+
+class Draft:
+    """An artifact in the making: write files into `folder`, facts for the manifest into `extra`."""
+
+    def __init__(self, folder: Path, lock: Lock) -> None:
+        self.folder = folder
+        self.lock = lock
+        self.extra: dict[str, Any] = {}
+
+
+class Store:
+    """Where artifacts live: `data` for raw and prepared data, `results` for everything that is computed."""
+
+    def __init__(self, data: Path | str = "data", results: Path | str = "results") -> None:
+        self.data = Path(data)
+        self.results = Path(results)
+
+    def folder(self, rule: str, stage_id: str) -> Path:
+        root, sub = FOLDERS[rule]
+        return (self.data if root == "data" else self.results) / sub / stage_id
+
+    def checkpoints(self, stage: Stage) -> Path:
+        """Resume state lives apart from the outputs, which Snakemake deletes when a job fails."""
+        return self.results / ".checkpoints" / stage.id
+
+    def stage_file(self, stage_id: str) -> Path:
+        return self.results / "stages" / f"{stage_id}.json"
+
+    def is_done(self, rule: str, stage_id: str) -> bool:
+        """Whether the artifact stands, by its manifest and the sizes of its files; `read` looks at every byte."""
+        try:
+            manifest = read_manifest(self.folder(rule, stage_id), stage_id)
+            _check_files(self.folder(rule, stage_id), manifest, hashes=False)
+        except ArtifactError:
+            return False
+        return True
+
+    def read(self, rule: str, stage_id: str) -> Artifact:
+        """The verified artifact. Raises ArtifactError, naming the file, when it is missing or any byte has changed."""
+        folder = self.folder(rule, stage_id)
+        manifest = read_manifest(folder, stage_id)
+        _check_files(folder, manifest, hashes=True)
+        return Artifact(folder, manifest)
+
+    def read_or_set_aside(self, rule: str, stage_id: str) -> Artifact:
+        """As `read`; a broken artifact is moved out of the way, so that the next run makes it again."""
+        folder = self.folder(rule, stage_id)
+        try:
+            return self.read(rule, stage_id)
+        except ArtifactError as error:
+            if not folder.exists():
+                raise ArtifactError(f"{error}. Run `dlpipe {rule} {stage_id}` (or snakemake) first") from error
+            kept = self.set_aside(rule, stage_id)
+            raise ArtifactError(f"{error}. It was moved to {kept}; run the same command again to make it anew") from error
+
+    def set_aside(self, rule: str, stage_id: str) -> Path:
+        folder = self.folder(rule, stage_id)
+        kept = folder.parent / f".broken-{stage_id}-{time.time_ns()}"
+        folder.rename(kept)
+        return kept
+
+    @contextlib.contextmanager
+    def make(self, stage: Stage, **facts: Any) -> Iterator[Draft]:
+        """Makes the artifact of a stage: yields a draft folder, then writes the manifest and renames it into place.
+
+        `facts` (threads, device …) go into the manifest. Raises LockedError when a live process makes the same one.
+        """
+        folder = self.folder(stage.rule, stage.id)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        started, cpu_started = time.time(), time.process_time()
+        with Lock(self.results / ".locks" / f"{stage.id}.json") as lock:
+            for orphan in folder.parent.glob(f".making-{stage.id}-*"):
+                shutil.rmtree(orphan, ignore_errors=True)  # we hold the lock, so its maker is dead
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".making-{stage.id}-"))
+            os.chmod(temporary, 0o755)
+            try:
+                draft = Draft(temporary, lock)
+                yield draft
+                times = {
+                    "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+                    "seconds": round(time.time() - started, 3),
+                    "cpu_seconds": round(time.process_time() - cpu_started, 3),
+                    "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+                }
+                _write_manifest(temporary, stage, draft.extra, times, facts)
+                lock.check()
+                if folder.exists():
+                    shutil.rmtree(folder)
+                temporary.rename(folder)
+                _fsync_folder(folder.parent)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        shutil.rmtree(self.checkpoints(stage), ignore_errors=True)
+
+    def manifests(self) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+        """Rule, folder and manifest of every artifact that has a readable one, without looking at its files."""
+        for rule in RULES:
+            for path in sorted(self.folder(rule, "x").parent.glob(f"*/{MANIFEST}")):
+                with contextlib.suppress(ArtifactError):
+                    yield rule, path.parent, read_manifest(path.parent, path.parent.name)
+
+
+def read_manifest(folder: Path, stage_id: str) -> dict[str, Any]:
+    """The manifest, once its seal and its stage's digest hold. Raises ArtifactError."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        seal = manifest.pop("seal")
+        intact = seal == hashlib.sha256(canonical_json(manifest).encode()).hexdigest()
+        stage = Stage.from_json(manifest["stage"])
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{folder} is missing or unfinished: it has no {MANIFEST}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged: {error}") from error
+    if not intact or stage.id != stage_id:
+        raise ArtifactError(f"{path} is damaged: its content is not what was sealed for {stage_id}")
+    return manifest
+
+
+def _write_manifest(
+    folder: Path, stage: Stage, extra: Mapping[str, Any], times: Mapping[str, Any], facts: Mapping[str, Any]
+) -> None:
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+    manifest = {
+        "format": FORMAT,
+        "stage": stage.to_json(),
+        "files": files,
+        "extra": dict(extra),
+        "times": dict(times),
+        "facts": dict(facts),
+        "sources": source_digests(stage.hints.get("implementations", {})),
+        "environment": environment(),
+    }
+    manifest["seal"] = hashlib.sha256(canonical_json(manifest).encode()).hexdigest()
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False))
+
+
+def _check_files(folder: Path, manifest: Mapping[str, Any], *, hashes: bool) -> None:
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise ArtifactError(f"{path} is missing") from None
+        if size != expected["bytes"]:
+            raise ArtifactError(f"{path} has {size} bytes; its manifest says {expected['bytes']}")
+        if hashes and sha256_of_file(path) != expected["sha256"]:
+            raise ArtifactError(f"{path} does not match its manifest's sha256: its content has changed")
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def source_digests(implementations: Mapping[str, str]) -> dict[str, str]:
+    """Component to the sha256 (16 digits) of the module that implements it, read as text: nothing is imported."""
+    return {component: _module_digest(target.partition(":")[0]) for component, target in sorted(implementations.items())}
+
+
+@lru_cache
+def _module_digest(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return "unknown"
+    return sha256_of_file(Path(spec.origin))[:16]
+
+
+@lru_cache
+def environment() -> dict[str, Any]:
+    """Commit, versions and hardware of this process. Only what is imported already has its version read."""
+    names = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "safetensors")
+    versions = {name: str(getattr(sys.modules[name], "__version__", "?")) for name in names if name in sys.modules}
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "versions": versions,
+        "host": socket.gethostname(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        root = Path(__file__).parent
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+class Lock:
+    """At most one live process makes an artifact. The owner is known by host, process id and the process's start time.
+
+    A dead owner on this host frees the lock at once; one on another host when it has not shown itself for `patience`
+    seconds (`beat` shows it). Whoever finds that it has lost the lock stops without writing.
+    """
+
+    patience = 900.0
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _process_start(os.getpid())}
+
+    def __enter__(self) -> Lock:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(self.owner).encode()
+        temporary = self.path.with_name(f".{self.path.name}.{self.owner['host']}.{os.getpid()}")
+        temporary.write_bytes(content)
+        try:
+            for _ in range(10):
+                try:
+                    os.link(temporary, self.path)  # atomic, on network file systems too, and never without content
+                    return self
+                except FileExistsError:
+                    self._clear_if_dead()
+        finally:
+            temporary.unlink(missing_ok=True)
+        raise LockedError(f"{self.path} could not be taken")
+
+    def __exit__(self, *_: object) -> None:
+        if self._read() == self.owner:
+            self.path.unlink(missing_ok=True)
+
+    def beat(self) -> None:
+        """Shows that the owner lives. Raises LockedError when the lock is no longer ours."""
+        self.check()
+        os.utime(self.path)
+
+    def check(self) -> None:
+        if self._read() != self.owner:
+            raise LockedError(f"{self.path} was taken over by {self._read()}; this process stops without writing")
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            return json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def _clear_if_dead(self) -> None:
+        holder = self._read()
+        if holder is not None and self._lives(holder):
+            raise LockedError(
+                f"process {holder['pid']} on {holder['host']} is making {self.path.stem} already; wait for it, or end it"
+            )
+        grave = self.path.with_name(f".{self.path.name}.dead.{os.getpid()}")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.path, grave)  # of two that find it dead, one succeeds
+        grave.unlink(missing_ok=True)
+
+    def _lives(self, holder: Mapping[str, Any]) -> bool:
+        if holder.get("host") == self.owner["host"]:
+            return holder.get("started") is not None and _process_start(int(holder["pid"])) == holder["started"]
+        with contextlib.suppress(FileNotFoundError):
+            return time.time() - self.path.stat().st_mtime < self.patience
+        return False
+
+
+def _process_start(pid: int) -> str | None:
+    """Boot-relative start of a process, which tells a reused process id apart; None when there is no such process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        if sys.platform == "linux":
+            return None
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return None
+        return "alive"
+    return None if fields[0] == "Z" else fields[19]
+
+
+def write_stages(store: Store, stages: Iterable[Stage]) -> None:
+    """Leaves each stage's document where its command finds it; what stands already is not touched."""
+    for stage in stages:
+        path = store.stage_file(stage.id)
+        if not path.exists():
+            write_atomically(path, json.dumps(stage.to_json(), indent=1, sort_keys=True))
+
+
+def read_stage(store: Store, stage_id: str) -> Stage:
+    """Raises ArtifactError when there is no such document, or when it has been changed."""
+    try:
+        return Stage.from_json(json.loads(store.stage_file(stage_id).read_bytes()))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"no stage {stage_id}; `dlpipe plan EXPERIMENT` lists them") from error
+    except ValueError as error:
+        raise ArtifactError(f"{store.stage_file(stage_id)} is damaged: {error}; delete it and plan again") from error

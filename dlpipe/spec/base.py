@@ -1,0 +1,88 @@
+"""The two bases of everything declared: `Spec`, a frozen record, and `Component`, a record with a `kind` out of a registry.
+
+A component's spec says what may be declared and which class does the work; that class is imported only when a stage
+runs, so that planning never pays for torch. The work's results are pinned by `version`: raise it when they change.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FAMILIES: dict[str, dict[str, type[Component]]] = {}
+
+
+class Spec(BaseModel):
+    """A frozen record: unknown keys are errors, numbers are finite, and `"5"` is not 5."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Component(Spec):
+    """A `kind` of a `family`: an abstract base names the family, a final subclass the kind.
+
+    A final subclass declares `kind: Literal["name"] = "name"` and is then found by that name. `implementation` is
+    `package.module:Class`; it comes from Python code alone, never from a YAML file.
+    """
+
+    family: ClassVar[str]
+    version: ClassVar[int] = 1
+    implementation: ClassVar[str] = ""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if "kind" not in cls.model_fields:
+            return
+        kind = get_args(cls.model_fields["kind"].annotation)[0]
+        known = FAMILIES.setdefault(cls.family, {})
+        other = known.setdefault(kind, cls)
+        if other is not cls:
+            raise ValueError(f"{cls.family} kind {kind!r} is declared twice: {other.__module__} and {cls.__module__}")
+
+    @property
+    def component(self) -> str:
+        """The name under which versions are recorded, such as `layer.rbm`."""
+        return f"{self.family}.{self.kind}"  # type: ignore[attr-defined]
+
+    def arguments(self) -> dict[str, Any]:
+        """The declared fields, less `kind`: the keyword arguments of the implementation."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
+
+    def load(self) -> Any:
+        """Imports the class (or function) that does the work."""
+        module, _, name = self.implementation.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+def one_of(family: str) -> Any:
+    """The type "any registered kind of this family", told apart by `kind`."""
+    kinds = tuple(FAMILIES[family].values())
+    if len(kinds) == 1:
+        return kinds[0]
+    return Annotated[Union[kinds], Field(discriminator="kind")]  # noqa: UP007 - built at run time
+
+
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Many = Field(strict=False)
+"""For a tuple field: YAML has lists only."""
+
+__all__ = [
+    "FAMILIES",
+    "Component",
+    "Literal",
+    "Many",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "PositiveFloat",
+    "PositiveInt",
+    "Probability",
+    "Spec",
+    "one_of",
+]

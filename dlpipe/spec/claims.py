@@ -1,0 +1,70 @@
+"""What a paper claims, in a form that can be judged."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dlpipe.spec.base import Many, NonNegativeFloat, PositiveFloat, Spec
+
+Level = Annotated[str, Field(strict=False)]
+"""A level's name; a number in YAML is taken as its text."""
+Levels = dict[str, Level]
+"""Axis to level: one cell, or one slice, of the comparison."""
+
+SCALES = ("demo", "lab", "paper")
+Scale = Literal["demo", "lab", "paper"]
+
+
+class Growth(Spec):
+    """The gain of `compare` over `with` is larger at level `to` of `axis` than at level `from`."""
+
+    axis: str
+    start: Level = Field(alias="from")
+    end: Level = Field(alias="to")
+
+
+class Claim(Spec):
+    """A comparison (`compare` against `with`, paired by seed), its growth along an axis, or a value (`value` within `tolerance`)."""
+
+    says: str = Field(min_length=1, description="the claim, in a sentence")
+    source: str | None = Field(None, description="where the paper says so: figure, table, section")
+    paper: str | None = Field(None, description="key in papers.bib; the experiment's paper if absent")
+    metric: str = "test_error"
+    better: Literal["lower", "higher"] | None = Field(None, description="by the metric's name if absent")
+    where: Levels = Field(default_factory=dict, description="the slice the claim speaks of")
+    compare: Levels | None = Field(None, description="the levels that should be better")
+    against: Levels | None = Field(None, alias="with", description="the levels they are compared with")
+    for_each: Annotated[tuple[str, ...], Many] | str | None = Field(None, description="axes at whose every level it must hold")
+    margin: NonNegativeFloat = Field(0.0, description="smallest gain that counts, in the metric's unit")
+    grows: Growth | None = None
+    value: float | None = Field(None, description="the paper's value, in the metric's unit")
+    tolerance: PositiveFloat | None = None
+    scales: Annotated[tuple[Scale, ...], Many] = Field(SCALES, description="the scales at which it can be judged; say why in `because`")
+    because: str | None = Field(None, description="why it is not judged at the other scales")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Claim:
+        comparison = self.compare is not None or self.against is not None
+        if comparison == (self.value is not None):
+            raise ValueError("give either compare and with, or value and tolerance")
+        if comparison and (self.compare is None or self.against is None):
+            raise ValueError("compare and with go together")
+        if self.value is not None and self.tolerance is None:
+            raise ValueError("a value needs a tolerance")
+        if self.grows is not None and not comparison:
+            raise ValueError("grows needs compare and with")
+        return self
+
+    @property
+    def axes_repeated(self) -> tuple[str, ...]:
+        if self.for_each is None:
+            return ()
+        return (self.for_each,) if isinstance(self.for_each, str) else self.for_each
+
+    @property
+    def lower_is_better(self) -> bool:
+        if self.better is not None:
+            return self.better == "lower"
+        return not self.metric.endswith(("accuracy", "likelihood"))

@@ -1,0 +1,57 @@
+"""The data sets an experiment can name. A size that is not given takes what the source offers."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from dlpipe.spec.base import Component, NonNegativeInt, PositiveInt
+
+
+class DatasetSpec(Component):
+    """Sizes are numbers of examples. The training examples are shuffled once, by `split_seed`, class by class in turn,
+    so that the first n are nearly balanced whatever n is."""
+
+    family: ClassVar[str] = "dataset"
+    FINETUNE_FIELDS: ClassVar[frozenset[str]] = frozenset({"labelled"})
+    """What only fine-tuning looks at: another number of labels leaves the prepared data and the layers as they are."""
+
+    train: PositiveInt | None = Field(None, description="training examples, with or without label; all that are left if absent")
+    labelled: PositiveInt | None = Field(None, description="how many of the training examples fine-tuning sees with their label; all if absent")
+    valid: NonNegativeInt | None = Field(None, description="validation examples, taken from the source's training part")
+    test: PositiveInt | None = Field(None, description="test examples; all of the source's test part if absent")
+    split_seed: NonNegativeInt = Field(0, description="seed of the shuffle before splitting; the same for every run seed")
+    scaling: Literal["unit", "standard"] = Field(
+        "unit", description="unit: into [0, 1]; standard: zero mean and unit variance a feature, over the training examples"
+    )
+
+
+class Digits(DatasetSpec):
+    """1,797 handwritten digits of 8x8 pixels (Alpaydin and Kaynak 1998), shipped with scikit-learn: needs no network."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.digits:Digits"
+    kind: Literal["digits"] = "digits"
+
+
+class Mnist(DatasetSpec):
+    """60,000 and 10,000 handwritten digits of 28x28 pixels (LeCun et al. 1998)."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.mnist:Mnist"
+    kind: Literal["mnist"] = "mnist"
+
+
+class FashionMnist(DatasetSpec):
+    """60,000 and 10,000 pictures of clothes, 28x28 pixels (Xiao, Rasul and Vollgraf 2017)."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.mnist:FashionMnist"
+    kind: Literal["fashion-mnist"] = "fashion-mnist"
+
+
+class Images(DatasetSpec):
+    """Your own pictures: an .npz with arrays `images` and `labels`, or a pair of IDX files (plain or .gz)."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.images:Images"
+    kind: Literal["images"] = "images"
+    images: str = Field(description="path of the .npz or IDX file of pictures, from the folder you run in")
+    labels: str | None = Field(None, description="path of the IDX file of labels; not for .npz")

@@ -1,0 +1,107 @@
+"""The experiment: one YAML file, typed. What a variant of it means is in `variants`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from dlpipe.spec import datasets, figures, layers, models, tasks  # noqa: F401 - they register their kinds
+from dlpipe.spec.base import Many, PositiveInt, Spec, one_of
+from dlpipe.spec.claims import Claim, Level, Levels, Scale
+from dlpipe.spec.training import TrainingSpec
+
+Dataset = one_of("dataset")
+Layer = one_of("layer")
+Model = one_of("model")
+Task = one_of("task")
+Figure = one_of("figure")
+
+Patch = dict[str, Any]
+"""Dotted path to the value that is set there; it replaces what was there, it does not merge."""
+
+
+class Pretrain(TrainingSpec):
+    """How one layer is trained, on the representation of the layers below it, without labels."""
+
+    layer: Layer  # type: ignore[valid-type]
+
+
+class Select(Spec):
+    """A choice inside a stage, part of the record: the best of several restarts of each seed."""
+
+    best_of: PositiveInt
+    by: str = Field("train_loss", description="metric of the last row of history.csv; lower is better")
+
+
+class Phase(TrainingSpec):
+    """One phase of fine-tuning the whole model."""
+
+    task: Task  # type: ignore[valid-type]
+    select: Select | None = None
+
+
+class From(Spec):
+    """Another experiment's trained model, by its name and the levels that single out one of its variants."""
+
+    experiment: str
+    where: Levels = Field(default_factory=dict)
+
+
+class Resources(Spec):
+    """What a job of this experiment asks of a cluster; it changes no result and is in no digest."""
+
+    mem_mb: PositiveInt | None = None
+    runtime: PositiveInt | None = Field(None, description="minutes")
+    gpu: Literal[0, 1] | None = None
+
+
+class Experiment(Spec):
+    title: str = Field(min_length=1)
+    question: str | None = Field(None, description="what the experiment asks, for the report")
+    paper: str | Annotated[tuple[str, ...], Many] | None = Field(None, description="keys in papers.bib")
+    dataset: Dataset  # type: ignore[valid-type]
+    model: Model  # type: ignore[valid-type]
+    start: From | None = Field(None, alias="from")
+    pretrain: Pretrain | Annotated[tuple[Pretrain, ...], Many] | None = Field(
+        None, description="one recipe for every layer, or a list with one a layer, from the bottom up"
+    )
+    finetune: Phase | Annotated[tuple[Phase, ...], Many] = Field(description="one phase, or a list of phases in their order")
+    axes: dict[str, dict[Level, Patch]] = Field(default_factory=dict, description="the comparison: axes, their levels, each a patch")
+    skip: Annotated[tuple[dict[str, Any], ...], Many] = Field(
+        (), description="combinations of levels left out of the product; a list of levels means any of them"
+    )
+    seeds: PositiveInt = Field(3, description="runs of every variant, seeds 0 to n-1; a verdict needs at least 3")
+    seeds_per_job: PositiveInt | None = Field(None, description="seeds trained by one job; all of them if absent")
+    scales: dict[Scale, Patch] = Field(default_factory=dict, description="the same experiment in other sizes")
+    claims: Annotated[tuple[Claim, ...], Many] = ()
+    figures: Annotated[tuple[Figure, ...], Many] = ()  # type: ignore[valid-type]
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _recipes_reach_the_top(self) -> Experiment:
+        if isinstance(self.pretrain, tuple) and len(self.pretrain) < len(self.layer_units):
+            raise ValueError(f"pretrain has {len(self.pretrain)} recipes for {len(self.layer_units)} layers")
+        if self.phases == ():
+            raise ValueError("finetune needs at least one phase")
+        return self
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return self.finetune if isinstance(self.finetune, tuple) else (self.finetune,)
+
+    @property
+    def layer_units(self) -> tuple[int, ...]:
+        """Widths of the layers that are pretrained, from the bottom up; none without `pretrain`."""
+        return () if self.pretrain is None else self.model.units  # type: ignore[attr-defined]
+
+    def recipe(self, position: int) -> Pretrain:
+        """How the layer at `position` (0 is the lowest) is pretrained."""
+        assert self.pretrain is not None
+        return self.pretrain[position] if isinstance(self.pretrain, tuple) else self.pretrain
+
+    @property
+    def papers(self) -> tuple[str, ...]:
+        if self.paper is None:
+            return ()
+        return (self.paper,) if isinstance(self.paper, str) else self.paper
