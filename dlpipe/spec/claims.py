@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from dlpipe.spec.base import Many, NonNegativeFloat, PositiveFloat, Spec
 
-Level = Annotated[str, Field(strict=False)]
+
+
+def _as_text(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else str(value) if isinstance(value, int | float) else value
+
+
+Level = Annotated[str, BeforeValidator(_as_text)]
 """A level's name; a number in YAML is taken as its text."""
 Levels = dict[str, Level]
 """Axis to level: one cell, or one slice, of the comparison."""
