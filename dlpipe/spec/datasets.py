@@ -16,6 +16,8 @@ class DatasetSpec(Component):
     family: ClassVar[str] = "dataset"
     FINETUNE_FIELDS: ClassVar[frozenset[str]] = frozenset({"labelled"})
     """What only fine-tuning looks at: another number of labels leaves the prepared data and the layers as they are."""
+    LOCAL_FIELDS: ClassVar[frozenset[str]] = frozenset()
+    """Paths on this machine; the digest of what they hold counts instead."""
 
     train: PositiveInt | None = Field(None, description="training examples, with or without label; all that are left if absent")
     labelled: PositiveInt | None = Field(None, description="how many of the training examples fine-tuning sees with their label; all if absent")
@@ -25,6 +27,12 @@ class DatasetSpec(Component):
     scaling: Literal["unit", "standard"] = Field(
         "unit", description="unit: into [0, 1]; standard: zero mean and unit variance a feature, over the training examples"
     )
+
+    @property
+    def slug(self) -> str:
+        """For the names of artifacts, such as `mnist-10000`."""
+        size = "" if self.train is None else f"-{self.train}"
+        return f"{self.kind}{size}"  # type: ignore[attr-defined]
 
 
 class Digits(DatasetSpec):
@@ -52,6 +60,7 @@ class Images(DatasetSpec):
     """Your own pictures: an .npz with arrays `images` and `labels`, or a pair of IDX files (plain or .gz)."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.images:Images"
+    LOCAL_FIELDS: ClassVar[frozenset[str]] = frozenset({"images", "labels"})
     kind: Literal["images"] = "images"
     images: str = Field(description="path of the .npz or IDX file of pictures, from the folder you run in")
     labels: str | None = Field(None, description="path of the IDX file of labels; not for .npz")

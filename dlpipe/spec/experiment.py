@@ -93,7 +93,7 @@ class Experiment(Spec):
     @property
     def layer_units(self) -> tuple[int, ...]:
         """Widths of the layers that are pretrained, from the bottom up; none without `pretrain`."""
-        return () if self.pretrain is None else self.model.units  # type: ignore[attr-defined]
+        return () if self.pretrain is None else self.model.layer_units
 
     def recipe(self, position: int) -> Pretrain:
         """How the layer at `position` (0 is the lowest) is pretrained."""

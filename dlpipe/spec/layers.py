@@ -12,6 +12,11 @@ from dlpipe.spec.base import Component, NonNegativeFloat, PositiveFloat, Positiv
 class LayerSpec(Component):
     family: ClassVar[str] = "layer"
 
+    @property
+    def slug(self) -> str:
+        """For the names of artifacts."""
+        return self.kind  # type: ignore[attr-defined]
+
 
 class Rbm(LayerSpec):
     """Restricted Boltzmann machine, trained by contrastive divergence (Hinton 2002) or persistent chains (Tieleman 2008)."""

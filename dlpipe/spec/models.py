@@ -12,6 +12,16 @@ from dlpipe.spec.base import Component, Many, PositiveInt, Probability
 class ModelSpec(Component):
     family: ClassVar[str] = "model"
 
+    @property
+    def slug(self) -> str:
+        """For the names of artifacts."""
+        return self.kind  # type: ignore[attr-defined]
+
+    @property
+    def layer_units(self) -> tuple[int, ...]:
+        """Widths of the layers that can be pretrained greedily, from the bottom up."""
+        return ()
+
 
 class Mlp(ModelSpec):
     """Multilayer perceptron. No hidden layer at all (`units: []`) is logistic regression."""
@@ -26,3 +36,16 @@ class Mlp(ModelSpec):
         "that (Glorot and Bengio 2010); he_normal: N(0, 2/fan_in); biases are 0",
     )
     dropout: Probability = Field(0.0, description="share of hidden units silenced in training")
+
+    @property
+    def slug(self) -> str:
+        """`mlp400x4` for four equal layers, `mlp500-300` otherwise, `logistic` without a hidden layer."""
+        if not self.units:
+            return "logistic"
+        if len(self.units) > 1 and len(set(self.units)) == 1:
+            return f"mlp{self.units[0]}x{len(self.units)}"
+        return "mlp" + "-".join(map(str, self.units))
+
+    @property
+    def layer_units(self) -> tuple[int, ...]:
+        return self.units
