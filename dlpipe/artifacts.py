@@ -39,11 +39,15 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 
 
-class ArtifactError(Exception):
+class StepError(Exception):
+    """A stage could not be made, for a reason that its message tells a user; the base of all such errors (exit code 1)."""
+
+
+class ArtifactError(StepError):
     """An artifact that is missing or does not verify; the message says which file and what to do."""
 
 
-class LockedError(Exception):
+class LockedError(StepError):
     """Another live process is making the same artifact."""
 
 
@@ -254,12 +258,18 @@ class Store:
                 raise
         shutil.rmtree(self.checkpoints(stage), ignore_errors=True)
 
+    def artifact_folders(self) -> Iterator[tuple[str, Path]]:
+        """Rule and folder of everything that stands where artifacts stand, sound or not."""
+        for rule in RULES:
+            for folder in sorted(self.folder(rule, "x").parent.glob("*")):
+                if folder.is_dir() and not folder.name.startswith("."):
+                    yield rule, folder
+
     def manifests(self) -> Iterator[tuple[str, Path, dict[str, Any]]]:
         """Rule, folder and manifest of every artifact that has a readable one, without looking at its files."""
-        for rule in RULES:
-            for path in sorted(self.folder(rule, "x").parent.glob(f"*/{MANIFEST}")):
-                with contextlib.suppress(ArtifactError):
-                    yield rule, path.parent, read_manifest(path.parent, path.parent.name)
+        for rule, folder in self.artifact_folders():
+            with contextlib.suppress(ArtifactError):
+                yield rule, folder, read_manifest(folder, folder.name)
 
 
 def read_manifest(folder: Path, stage_id: str) -> dict[str, Any]:
@@ -453,11 +463,12 @@ def _process_start(pid: int) -> str | None:
 
 
 def write_stages(store: Store, stages: Iterable[Stage]) -> None:
-    """Leaves each stage's document where its command finds it; what stands already is not touched."""
+    """Leaves each stage's document where its command finds it. One that stands is not touched unless its hints changed."""
     for stage in stages:
         path = store.stage_file(stage.id)
-        if not path.exists():
-            write_atomically(path, json.dumps(stage.to_json(), indent=1, sort_keys=True))
+        text = json.dumps(stage.to_json(), indent=1, sort_keys=True)
+        if not path.exists() or path.read_text() != text:
+            write_atomically(path, text)
 
 
 def read_stage(store: Store, stage_id: str) -> Stage:

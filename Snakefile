@@ -1,0 +1,34 @@
+"""dlpipe's workflow: `snakemake --cores all` runs the experiments of config/config.yaml and writes their report."""
+
+from dlpipe.workflow import Workflow
+
+configfile: "config/config.yaml"
+
+# One environment for every rule; on a cluster without it: snakemake --sdm apptainer
+container: "docker://python:3.11-slim"
+
+
+WORK = Workflow(config)
+
+
+wildcard_constraints:
+    stage=r"[a-zA-Z0-9.-]+",
+
+
+localrules:
+    all,
+
+
+rule all:
+    input:
+        WORK.report,
+    default_target: True
+
+
+include: "workflow/rules/fetch.smk"
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/finetune.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/plot.smk"
+include: "workflow/rules/report.smk"

@@ -1,0 +1,1 @@
+"""The commands of `dlpipe`, thin: each parses, calls one function, prints."""

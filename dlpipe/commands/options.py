@@ -1,0 +1,69 @@
+"""What the commands have in common: naming experiments and stages, and where things live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dlpipe.artifacts import Stage, StepError, Store, read_stage, write_stages
+from dlpipe.plan import EXPERIMENTS, Plan, make_plan
+from dlpipe.spec.variants import find_experiment, load
+
+WHAT = "WHAT is an experiment (its name, or the path of its file) or a stage's id, as `dlpipe plan` prints it."
+
+
+def examples(*lines: str) -> str:
+    """Two examples at the foot of a command's help, each of which works when pasted."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """WHAT and the options that say which form of the experiment is meant."""
+    options = (
+        click.argument("what", nargs=-1, required=True),
+        click.option("--scale", type=click.Choice(["demo", "lab", "paper"]), default="demo", show_default=True),
+        click.option(
+            "-s", "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change a field, as in finetune.duration.epochs=5."
+        ),
+        click.option(
+            "--experiments",
+            "root",
+            type=click.Path(path_type=Path),
+            default=EXPERIMENTS,
+            show_default=True,
+            help="Folder of the experiment files.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return store_options(command)
+
+
+def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    folder = click.Path(path_type=Path, file_okay=False)
+    command = click.option("--results", type=folder, default="results", show_default=True, help="Folder of what is computed.")(command)
+    return click.option("--data", type=folder, default="data", show_default=True, help="Folder of raw and prepared data.")(command)
+
+
+def load_plan(what: Sequence[str], scale: str, overrides: Sequence[str], root: Path) -> Plan:
+    """The plan of the experiments named. Raises SpecError."""
+    return make_plan([load(find_experiment(name, root), scale=scale, overrides=overrides) for name in what])
+
+
+def stages_to_make(
+    rule: str, what: Sequence[str], scale: str, overrides: Sequence[str], root: Path, store: Store
+) -> list[Stage]:
+    """The stages of a rule that WHAT names: a stage's id, or all of an experiment's. Raises SpecError or StepError."""
+    names = [name for name in what if not store.stage_file(name).exists()]
+    chosen = [read_stage(store, name) for name in what if name not in names]
+    for stage in chosen:
+        if stage.rule != rule:
+            raise StepError(f"{stage.id} is a stage of `dlpipe {stage.rule}`, not of `dlpipe {rule}`")
+    if names:
+        plan = load_plan(names, scale, overrides, root)
+        write_stages(store, plan.stages.values())
+        chosen.extend(plan.of_rule(rule))
+    return chosen

@@ -1,0 +1,19 @@
+rule evaluate:
+    """Measures trained networks: metrics a seed, learning curves, what the figures need."""
+    input:
+        ancient(WORK.inputs),
+    output:
+        WORK.manifest("evaluate"),
+    log:
+        WORK.log("evaluate"),
+    benchmark:
+        WORK.benchmark("evaluate")
+    params:
+        where=WORK.where,
+    threads: 1
+    resources:
+        mem_mb=WORK.resource("evaluate", "mem_mb"),
+        runtime=WORK.resource("evaluate", "runtime"),
+        gpu=WORK.resource("evaluate", "gpu"),
+    shell:
+        "dlpipe evaluate {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1"

@@ -1,0 +1,17 @@
+rule fetch:
+    """Downloads a data set's files and verifies them. Needs the network, unless config says mirrors or the data ships with a package."""
+    output:
+        WORK.manifest("fetch"),
+    log:
+        WORK.log("fetch"),
+    benchmark:
+        WORK.benchmark("fetch")
+    params:
+        where=WORK.where,
+        sources=WORK.sources,
+    threads: 1
+    resources:
+        mem_mb=WORK.resource("fetch", "mem_mb"),
+        runtime=WORK.resource("fetch", "runtime"),
+    shell:
+        "dlpipe fetch {wildcards.stage} {params.where:q} {params.sources:q} > {log} 2>&1"

@@ -1,0 +1,19 @@
+rule finetune:
+    """Trains a whole network on its task, from pretrained layers or from random initialisation."""
+    input:
+        ancient(WORK.inputs),
+    output:
+        WORK.manifest("finetune"),
+    log:
+        WORK.log("finetune"),
+    benchmark:
+        WORK.benchmark("finetune")
+    params:
+        where=WORK.where,
+    threads: 1
+    resources:
+        mem_mb=WORK.resource("finetune", "mem_mb"),
+        runtime=WORK.resource("finetune", "runtime"),
+        gpu=WORK.resource("finetune", "gpu"),
+    shell:
+        "dlpipe finetune {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1"

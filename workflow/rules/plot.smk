@@ -1,0 +1,24 @@
+rule plot:
+    """Draws an experiment's figures from its metrics."""
+    input:
+        ancient(WORK.inputs),
+    output:
+        report(
+            directory(WORK.folder("plot")),
+            patterns=["{figure}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+            labels=lambda wildcards: {"figures": wildcards.stage},
+        ),
+    log:
+        WORK.log("plot"),
+    benchmark:
+        WORK.benchmark("plot")
+    params:
+        where=WORK.where,
+    threads: 1
+    resources:
+        mem_mb=WORK.resource("plot", "mem_mb"),
+        runtime=WORK.resource("plot", "runtime"),
+    shell:
+        "dlpipe plot {wildcards.stage} {params.where:q} > {log} 2>&1"

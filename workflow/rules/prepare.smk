@@ -1,0 +1,18 @@
+rule prepare:
+    """Splits a data set, scales it and stores it as tensors."""
+    input:
+        ancient(WORK.inputs),
+    output:
+        WORK.manifest("prepare"),
+    log:
+        WORK.log("prepare"),
+    benchmark:
+        WORK.benchmark("prepare")
+    params:
+        where=WORK.where,
+    threads: 1
+    resources:
+        mem_mb=WORK.resource("prepare", "mem_mb"),
+        runtime=WORK.resource("prepare", "runtime"),
+    shell:
+        "dlpipe prepare {wildcards.stage} {params.where:q} > {log} 2>&1"

@@ -1,0 +1,19 @@
+rule pretrain:
+    """Trains one layer, without labels, on what the layers below make of the data."""
+    input:
+        ancient(WORK.inputs),
+    output:
+        WORK.manifest("pretrain"),
+    log:
+        WORK.log("pretrain"),
+    benchmark:
+        WORK.benchmark("pretrain")
+    params:
+        where=WORK.where,
+    threads: 1
+    resources:
+        mem_mb=WORK.resource("pretrain", "mem_mb"),
+        runtime=WORK.resource("pretrain", "runtime"),
+        gpu=WORK.resource("pretrain", "gpu"),
+    shell:
+        "dlpipe pretrain {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1"

@@ -1,0 +1,25 @@
+rule report:
+    """Writes the report of all configured experiments, from metrics and figures alone."""
+    input:
+        ancient(WORK.report_inputs),
+        WORK.report_request,
+    output:
+        html=report(
+            WORK.report,
+            caption="../report/report.rst",
+            category="Report",
+            labels={"report": WORK.scale},
+        ),
+        verdicts=WORK.verdicts,
+    log:
+        f"{WORK.store.results}/logs/report/{WORK.scale}.log",
+    benchmark:
+        f"{WORK.store.results}/benchmarks/report/{WORK.scale}.tsv"
+    params:
+        arguments=WORK.report_arguments,
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        "dlpipe report {params.arguments:q} > {log} 2>&1"
