@@ -1,0 +1,104 @@
+"""Multilayer perceptron: a classifier of any depth, from random weights or unrolled from a pretrained stack.
+
+Papers: rumelhart1986 (the network), glorot2010 and he2015 (initial weights), hinton2012dropout, erhan2010 (unrolling).
+
+    h_0 = x                                         [B, inputs]
+    h_l = activation(h_{l-1} W_l + b_l)             [B, units_l], l = 1 ... L; in training some are silenced
+    logits = h_L W_{L+1} + b_{L+1}                  [B, outputs]
+
+Weights are stored [in, out], as the layers do that are pretrained. With no hidden layer this is logistic regression.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
+Init = Literal["uniform_fan_in", "glorot_uniform", "glorot_sigmoid", "he_normal", "zeros"]
+
+
+class MLP(nn.Module):
+    """What a model of `kind: mlp` is; the arguments are the fields of its spec."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        units: Sequence[int],
+        activation: Literal["sigmoid", "tanh", "relu"] = "sigmoid",
+        init: Init = "uniform_fan_in",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        sizes = [inputs, *units, outputs]
+        self.activation = ACTIVATIONS[activation]
+        self.init: Init = init
+        self.dropout = dropout
+        self.weights = nn.ParameterList(torch.zeros(m, n) for m, n in pairwise(sizes))
+        self.biases = nn.ParameterList(torch.zeros(n) for n in sizes[1:])
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draws every weight as `init` says, from the input upwards; biases are 0."""
+        for layer, (W, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            fan_in, fan_out = W.shape
+            glorot = math.sqrt(6 / (fan_in + fan_out))
+            # Four times is for the sigmoid's slope at 0; the output layer is linear.
+            sigmoid = 4 if layer < len(self.weights) - 1 else 1
+            if self.init == "he_normal":
+                W.normal_(0.0, math.sqrt(2 / fan_in), generator=generator)
+            elif self.init == "zeros":
+                W.zero_()
+            else:
+                bounds = {
+                    "uniform_fan_in": 1 / math.sqrt(fan_in),
+                    "glorot_uniform": glorot,
+                    "glorot_sigmoid": sigmoid * glorot,
+                }
+                W.uniform_(-bounds[self.init], bounds[self.init], generator=generator)
+            b.zero_()
+
+    @torch.no_grad()
+    def unroll(self, encoders: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Copies pretrained layers, bottom to top, over the lowest hidden layers; the rest keeps its initial weights.
+
+        Each is a weight [in, out] and a bias [out]. Raises ValueError where there are too many or a shape differs.
+        """
+        if len(encoders) > len(self.weights) - 1:
+            raise ValueError(f"{len(encoders)} pretrained layers for {len(self.weights) - 1} hidden layers")
+        for layer, (weight, bias) in enumerate(encoders):
+            W, b = self.weights[layer], self.biases[layer]
+            if weight.shape != W.shape or bias.shape != b.shape:
+                pretrained, own = " x ".join(map(str, weight.shape)), " x ".join(map(str, W.shape))
+                raise ValueError(f"hidden layer {layer + 1} is {own}, the pretrained one {pretrained}")
+            W.copy_(weight)
+            b.copy_(bias)
+
+    def hidden(self, x: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
+        """The hidden layers' activations [B, units_l], from the input upwards."""
+        layers = []
+        for W, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = self._silence(self.activation(x @ W + b), generator)
+            layers.append(x)
+        return layers
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """[B, inputs] -> logits [B, outputs]. Dropout acts in training mode and then draws from `generator`."""
+        top = self.hidden(x, generator)[-1] if len(self.weights) > 1 else x
+        return top @ self.weights[-1] + self.biases[-1]
+
+    def _silence(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Dropout: a unit is 0 with probability `dropout`, else scaled up so that its mean stays."""
+        if not self.training or not self.dropout:
+            return h
+        if generator is None:
+            raise ValueError("dropout in training mode needs a generator")
+        kept = torch.rand(h.shape, generator=generator, device=h.device) >= self.dropout
+        return h * kept / (1 - self.dropout)
