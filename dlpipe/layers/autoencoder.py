@@ -15,7 +15,7 @@ The input is corrupted, encoded, decoded, and compared with the clean input:
 The objective is the mean of L over the batch. With da = (z - v) / B (squared: twice that) and
 dh = da W_prime' * h (1 - h), its gradient is
 
-    dW = x' dh,   dW_prime = h' da,   dhbias = sum of dh over the batch,   dvbias = sum of da;    tied: dW = x' dh + da' h
+    dW = x' dh,  dW_prime = h' da,  dhbias = sum of dh over the batch,  dvbias = sum of da;  tied: dW = x' dh + da' h
 
 Shapes: v, x, a, z [B, visible], h [B, hidden], W [visible, hidden]. The batch is the last dimension but one throughout.
 """
