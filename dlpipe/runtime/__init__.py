@@ -1,0 +1,1 @@
+"""Training: random streams, optimisers, schedules, one loop, checkpoints, stopping, devices."""

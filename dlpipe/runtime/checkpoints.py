@@ -1,0 +1,95 @@
+"""Resume state: one file a unit of work (a seed, or a restart of a seed), plain tensors and JSON, never a pickle.
+
+A file is written beside its target, fsynced and renamed, so it is complete or absent. It belongs to one stage, device,
+number of threads and version of torch; another one's file is refused, because going on from it would not end in the
+bytes of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from dlpipe.artifacts import write_atomically
+from dlpipe.progress import say
+
+
+class Snapshot(NamedTuple):
+    """State of a unit: tensors by name, and what JSON can hold (floats exactly)."""
+
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+
+class Checkpoints:
+    """The snapshots of one stage. `key` must be the same in the process that goes on; `alive` is called at each writing."""
+
+    def __init__(
+        self,
+        folder: Path,
+        key: Mapping[str, Any],
+        *,
+        every: float = 60.0,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`every`: seconds between two periodic savings; 0 saves at every step boundary."""
+        self.folder = folder
+        self.key = dict(key)
+        self.every = every
+        self.seconds = 0.0
+        """How long the last saving took."""
+        self._alive = alive
+        self._last = time.monotonic()
+        self._pending: dict[str, Snapshot] = {}
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last >= self.every
+
+    def keep(self, unit: str, snapshot: Snapshot) -> None:
+        """Remembers the result of a finished unit; it goes to disk with the next saving, or now if one is due."""
+        self._pending[unit] = snapshot
+        if self.due():
+            self.flush()
+
+    def save(self, unit: str, snapshot: Snapshot) -> None:
+        self._pending[unit] = snapshot
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes what is remembered. Raises LockedError (from `alive`) when the stage is no longer ours."""
+        started = time.monotonic()
+        self._alive()
+        for unit, snapshot in self._pending.items():
+            # One metadata entry: safetensors writes several in an order of its own.
+            header = {"checkpoint": json.dumps({"key": self.key, "values": snapshot.values})}
+            write_atomically(self._path(unit), save(dict(snapshot.tensors), metadata=header))
+        self._pending.clear()
+        self._last = time.monotonic()
+        self.seconds = self._last - started
+
+    def load(self, unit: str) -> Snapshot | None:
+        """What was saved of a unit, or None; a file that does not belong here or is damaged is named and ignored."""
+        path = self._path(unit)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads(file.metadata()["checkpoint"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            say(f"{path} is damaged ({error}); starting {unit} anew")
+            return None
+        if header["key"] != self.key:
+            say(f"{path} is of {header['key']}, this is {self.key}; starting {unit} anew")
+            return None
+        return Snapshot(tensors, header["values"])
+
+    def _path(self, unit: str) -> Path:
+        return self.folder / f"{unit}.safetensors"

@@ -1,0 +1,125 @@
+"""Prepared examples as tensors on the device, and the pretrained layers that they are seen through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from dlpipe.artifacts import Artifact, ArtifactError, Store
+from dlpipe.spec.base import FAMILIES, Component
+
+CHUNK = 4096
+"""Examples that go through a network at once where no gradient is asked for. Results do not depend on the batch size of
+training, and on this number only by rounding; it is fixed so that they are the same bytes."""
+
+
+@dataclass(frozen=True)
+class Split:
+    inputs: Tensor
+    """[N, features] float32, scaled."""
+    targets: Tensor
+    """[N] int64."""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def first(self, n: int | None) -> Split:
+        return Split(self.inputs[:n], self.targets[:n])
+
+
+def read_split(data: Artifact, split: str, device: torch.device) -> Split:
+    """A split of a prepared data set, flattened, scaled once and kept on the device."""
+    with safe_open(data.path("data.safetensors"), framework="pt") as file:
+        inputs, targets = file.get_tensor(f"{split}.inputs"), file.get_tensor(f"{split}.targets")
+    # A copy in float32 even where it is float32 already: the file's own memory is not aligned for vector instructions.
+    scaled = inputs.flatten(1).to(device=device, dtype=torch.float32, copy=True).div_(data.extra["scale"])
+    return Split(scaled, targets.to(device=device, dtype=torch.int64, copy=True))
+
+
+def features(data: Artifact) -> int:
+    return math.prod(data.extra["input_shape"])
+
+
+def component(family: str, declared: Mapping[str, Any]) -> Component:
+    """The spec of a component as a stage document declares it. Raises ArtifactError for a kind that is not known."""
+    try:
+        return FAMILIES[family][declared["kind"]].model_validate(declared)
+    except KeyError as error:
+        raise ArtifactError(f"no {family} of kind {error} is known here; is a package missing?") from error
+
+
+def chunks(inputs: Tensor) -> Iterator[Tensor]:
+    return iter(inputs.split(CHUNK)) if len(inputs) else iter(())
+
+
+@torch.no_grad()
+def in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    return torch.cat([function(chunk) for chunk in inputs.split(CHUNK)])
+
+
+class Stack:
+    """Pretrained layers of one seed, bottom to top."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.layers: Sequence[Any] = layers
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """[N, features] -> [N, hidden of the top layer]; the inputs themselves where there is no layer."""
+        for layer in self.layers:
+            inputs = in_chunks(layer.encode, inputs)
+        return inputs
+
+    def decode(self, top: Tensor) -> Tensor:
+        """Back down, mean by mean: [N, hidden of the top layer] -> [N, features]."""
+        for layer in reversed(self.layers):
+            top = in_chunks(layer.decode, top)
+        return top
+
+    def encoders(self) -> list[tuple[Tensor, Tensor]]:
+        return [layer.encoder() for layer in self.layers]
+
+
+class Layers:
+    """The artifacts of pretrained layers, read and verified once, from which the stack of any seed is built."""
+
+    def __init__(self, store: Store, ids: Sequence[str], visible: int) -> None:
+        self.artifacts = [store.read_or_set_aside("pretrain", layer) for layer in ids]
+        self.visible = visible
+
+    @property
+    def outputs(self) -> int:
+        """Width of the representation on top."""
+        return int(self.artifacts[-1].stage.spec["units"]) if self.artifacts else self.visible
+
+    def stack(self, seed: int, device: torch.device) -> Stack:
+        """Raises ArtifactError when a layer was not trained with that seed."""
+        layers, visible = [], self.visible
+        for artifact in self.artifacts:
+            spec, units = artifact.stage.spec, int(artifact.stage.spec["units"])
+            layer = build(component("layer", spec["layer"]), visible=visible, hidden=units).to(device)
+            layer.load_state_dict(read_weights(artifact, seed))
+            layers.append(layer.eval())
+            visible = units
+        return Stack(layers)
+
+
+def build(spec: Component, **context: Any) -> nn.Module:
+    """The module that a component's spec declares."""
+    module: nn.Module = spec.load()(**context, **spec.arguments())
+    return module
+
+
+def read_weights(artifact: Artifact, seed: int) -> dict[str, Tensor]:
+    """The state of one seed's module. Raises ArtifactError when the artifact has no such seed."""
+    prefix = f"{seed}/"
+    with safe_open(artifact.path("weights.safetensors"), framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
+        if not names:
+            raise ArtifactError(f"{artifact.folder} has seeds {artifact.stage.seeds}, not {seed}")
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}

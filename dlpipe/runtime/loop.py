@@ -1,0 +1,280 @@
+"""The one training loop. Its only clock is the step: all else is a pure function of it and of what was saved at it.
+
+A layer's or a task's step leaves the gradient in `.grad` and returns scalars; how it got there (contrastive divergence,
+persistent chains, a loss and autograd) is its own business. The loop owns the order of examples, the optimiser, the
+schedule, clipping, validation and history, early stopping, precision, checkpoints, progress, and the guard against NaN.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlpipe.progress import track
+from dlpipe.runtime.checkpoints import Checkpoints, Snapshot
+from dlpipe.runtime.history import lower_is_better
+from dlpipe.runtime.optimizers import Optimizer
+from dlpipe.runtime.schedules import schedule
+from dlpipe.runtime.stopping import Interrupted, Stopping
+from dlpipe.runtime.streams import stream
+from dlpipe.spec.training import EarlyStopping, HalveOnPlateau, TrainingSpec
+
+Scalars = Mapping[str, Tensor]
+Step = Callable[..., Scalars]
+"""step(*batch, generator) -> scalar tensors, averaged over the batch; fills `.grad` of every parameter."""
+Validate = Callable[[], Mapping[str, float]]
+
+LOOK_EVERY = 100
+"""Steps between two transfers of the steps' scalars from the device, at which NaN is noticed."""
+PLATEAU_METRICS = ("valid_loss", "valid_reconstruction_error", "train_loss", "train_reconstruction_error")
+"""What a schedule that follows the validation loss looks at: the first of these that the history has."""
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message names the stage, the seed and the step."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, and under which name its random streams and messages go."""
+
+    module: nn.Module
+    step: Step
+    validate: Validate
+    """Metrics of the validation examples; empty where there are none."""
+    data: tuple[Tensor, ...]
+    """Training examples, tensors with one first dimension, all on one device."""
+    stage: str
+    phase: str
+    seed: int
+    restart: int = 0
+
+    @property
+    def unit(self) -> str:
+        """Name of its checkpoint."""
+        return f"seed{self.seed}-restart{self.restart}"
+
+    def __str__(self) -> str:
+        restart = f" restart {self.restart}" if self.restart else ""
+        return f"{self.stage} seed {self.seed}{restart}"
+
+
+@dataclass
+class State:
+    """All that changes from step to step besides tensors. JSON holds it exactly."""
+
+    step: int = 0
+    stopped: bool = False
+    sums: dict[str, float] = field(default_factory=dict)
+    seen: int = 0
+    """Examples since the last validation, over which `sums` run."""
+    validations: list[tuple[int, float, dict[str, float]]] = field(default_factory=list)
+    best: int | None = None
+    """Position in `validations` of the best one, under early stopping."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one job; the module holds the parameters that are kept."""
+
+    validations: list[tuple[int, float, dict[str, float]]]
+    kept: int
+    """Position of the validation that the kept parameters belong to: the best under early stopping, else the last."""
+    seconds: float
+
+
+def train(
+    job: Job,
+    training: TrainingSpec,
+    *,
+    checkpoints: Checkpoints | None = None,
+    stopping: Stopping | None = None,
+    saved: Snapshot | None = None,
+) -> Outcome:
+    """Trains `job.module` to its end, from `saved` if given. Raises Interrupted (state saved) and TrainingError."""
+    return _Loop(job, training, checkpoints, stopping or Stopping(), saved).run()
+
+
+class _Loop:
+    def __init__(
+        self,
+        job: Job,
+        training: TrainingSpec,
+        checkpoints: Checkpoints | None,
+        stopping: Stopping,
+        saved: Snapshot | None,
+    ) -> None:
+        self.job, self.training, self.checkpoints, self.stopping = job, training, checkpoints, stopping
+        self.examples, self.batch_size = len(job.data[0]), training.batch_size
+        self.device = job.data[0].device
+        self.steps_per_epoch = -(-self.examples // self.batch_size)
+        self.total = self._steps(training.duration)
+        self.validate_every = self._steps(training.validate_every)
+        self.schedule = schedule(training.schedule, self.examples, self.batch_size)
+        self.parameters = {name: p for name, p in job.module.named_parameters() if p.requires_grad}
+        declared: Any = training.optimizer
+        self.optimizer: Optimizer = declared.load()(self.parameters, **declared.arguments())
+        self.state = State()
+        self.best: dict[str, Tensor] = {}
+        self.recent: list[tuple[int, Scalars]] = []
+        if saved is not None:
+            self._restore(saved)
+        self.losses: list[float] = []
+        for _, _, metrics in self.state.validations:
+            self._follow(metrics)
+
+    def _steps(self, duration: Any) -> int:
+        return int(duration.in_steps(self.examples, self.batch_size))
+
+    def run(self) -> Outcome:
+        state, started = self.state, time.monotonic() - self.state.seconds
+        with track(str(self.job), self.total) as progress:
+            batches: tuple[Tensor, ...] = ()
+            while state.step < self.total and not state.stopped:
+                self._stop_or_save(started)
+                epoch, position = divmod(state.step, self.steps_per_epoch)
+                if not batches or position == 0:
+                    batches = self._order(epoch)
+                self._one_step(batches[position])
+                if state.step % LOOK_EVERY == 0:
+                    progress(state.step, **self._look())
+                if state.step % self.validate_every == 0 or state.step == self.total:
+                    self._validation()
+        state.seconds = time.monotonic() - started
+        if self.best:
+            self.job.module.load_state_dict(self.best)
+        last = len(state.validations) - 1
+        return Outcome(state.validations, last if state.best is None else state.best, state.seconds)
+
+    def _order(self, epoch: int) -> tuple[Tensor, ...]:
+        """The epoch's examples in batches: a permutation drawn on the CPU, the same for every device."""
+        generator = stream(self.job.seed, f"{self.job.phase}/order", self.job.restart, epoch)
+        return torch.randperm(self.examples, generator=generator).to(self.device).split(self.batch_size)
+
+    def _one_step(self, indices: Tensor) -> None:
+        job, state = self.job, self.state
+        batch = [tensor.index_select(0, indices) for tensor in job.data]
+        generator = stream(job.seed, f"{job.phase}/step", job.restart, state.step, device=self.device)
+        with self._precision():
+            scalars = job.step(*batch, generator)
+        if self.training.clip_norm is not None:
+            self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.training.clip_norm)
+        self.factor = self.schedule(state.step, self.total, self.losses)
+        self.optimizer.step(self.factor)
+        self.recent.append((len(indices), scalars))
+        state.step += 1
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self.training.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _look(self) -> dict[str, float]:
+        """Adds the recent steps' scalars to the sums, in their order; the last step's. Raises TrainingError at NaN."""
+        if not self.recent:
+            return {}
+        first = self.state.step - len(self.recent)
+        names = list(self.recent[0][1])
+        table = torch.stack([torch.stack([scalars[name] for name in names]) for _, scalars in self.recent]).tolist()
+        for offset, ((size, _), values) in enumerate(zip(self.recent, table, strict=True)):
+            for name, value in zip(names, values, strict=True):
+                self._guard(name, value, first + offset + 1)
+                self.state.sums[name] = self.state.sums.get(name, 0.0) + size * value
+            self.state.seen += size
+        self.recent.clear()
+        return dict(zip(names, table[-1], strict=True))
+
+    def _guard(self, name: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{self.job}: {name} is {value} at step {step} of {self.total}; training has diverged. "
+                "A lower learning rate or clip_norm may help"
+            )
+
+    def _validation(self) -> None:
+        state = self.state
+        self._look()
+        metrics = {f"train_{name}": total / state.seen for name, total in state.sums.items()}
+        metrics |= {f"valid_{name}": value for name, value in self.job.validate().items()}
+        if self.training.clip_norm is None:
+            gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
+            self.gradient_norm = nn.utils.get_total_norm(gradients)
+        metrics["learning_rate"] = self.optimizer.learning_rate * self.factor
+        metrics["grad_norm"] = float(self.gradient_norm)
+        for name, value in metrics.items():
+            self._guard(name, value, state.step)
+        state.validations.append((state.step, state.step / self.steps_per_epoch, metrics))
+        state.sums, state.seen = {}, 0
+        self._follow(metrics)
+        if self.training.early_stopping is not None:
+            self._early_stopping(self.training.early_stopping)
+
+    def _follow(self, metrics: Mapping[str, float]) -> None:
+        """Notes the loss that a schedule may look at."""
+        loss = next((metrics[name] for name in PLATEAU_METRICS if name in metrics), None)
+        if loss is not None:
+            self.losses.append(loss)
+        elif isinstance(self.training.schedule, HalveOnPlateau):
+            raise TrainingError(
+                f"{self.job}: halve_on_plateau looks at one of {', '.join(PLATEAU_METRICS)}; "
+                f"the validations have {', '.join(metrics)}. Validation examples (dataset.valid) may help"
+            )
+
+    def _early_stopping(self, rule: EarlyStopping) -> None:
+        state = self.state
+        step, _, metrics = state.validations[-1]
+        if rule.by not in metrics:
+            raise TrainingError(
+                f"{self.job}: early_stopping.by is {rule.by!r}; the validations have {', '.join(metrics)}"
+                + ("" if any(name.startswith("valid_") for name in metrics) else " (there are no validation examples)")
+            )
+        sign = 1.0 if lower_is_better(rule.by) else -1.0
+        if state.best is None or sign * metrics[rule.by] < sign * state.validations[state.best][2][rule.by]:
+            state.best = len(state.validations) - 1
+            self.best = {name: tensor.clone() for name, tensor in self.job.module.state_dict().items()}
+        state.stopped = step - state.validations[state.best][0] >= self._steps(rule.patience)
+
+    def _stop_or_save(self, started: float) -> None:
+        """At a step boundary: saves when it is time to, or when asked to stop, which it then does."""
+        if self.checkpoints is None:
+            return
+        reason = self.stopping.reason(needed=2 * self.checkpoints.seconds)
+        if reason is None and not self.checkpoints.due():
+            return
+        self._look()
+        self.state.seconds = time.monotonic() - started
+        self.checkpoints.save(self.job.unit, self._snapshot())
+        if reason is not None:
+            raise Interrupted(
+                f"{self.job}: stopped by {reason} at step {self.state.step} of {self.total}, state saved; "
+                "run the same command again to go on",
+                reason,
+            )
+
+    def _snapshot(self) -> Snapshot:
+        tensors = {f"module/{name}": tensor for name, tensor in self.job.module.state_dict().items()}
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        return Snapshot(tensors, {"finished": False, "state": asdict(self.state)})
+
+    def _restore(self, saved: Snapshot) -> None:
+        """Copies into the tensors that are there: their memory is aligned as in the undisturbed run."""
+        self.job.module.load_state_dict(part(saved.tensors, "module"))
+        self.optimizer.load_state(part(saved.tensors, "optimizer"))
+        self.best = {name: tensor.to(self.device) for name, tensor in part(saved.tensors, "best").items()}
+        self.state = State(**saved.values["state"])
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under `prefix/`, by the rest of their names."""
+    return {
+        name.removeprefix(f"{prefix}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")
+    }

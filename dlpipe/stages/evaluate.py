@@ -1,0 +1,149 @@
+"""Evaluate: what the trained models come to, for every seed, and what the figures need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import dlpipe.spec.layers
+import dlpipe.spec.models
+import dlpipe.spec.tasks  # noqa: F401 - they register their kinds
+from dlpipe.artifacts import Artifact, Stage, Store
+from dlpipe.runtime import devices, history
+from dlpipe.runtime.data import Layers, Split, Stack, build, component, features, read_split, read_weights
+
+METRICS = ("seed", "metric", "value")
+FILTERS = 64
+RECONSTRUCTIONS = 10
+MISTAKES = 20
+
+
+def run(stage: Stage, store: Store, *, device: str = "auto", threads: int = 1) -> Artifact:
+    """Makes the metrics of `stage`. Raises ArtifactError when something that it reads is missing or broken."""
+    if store.is_done(stage.rule, stage.id):
+        return store.read_or_set_aside(stage.rule, stage.id)
+    chosen = devices.prepare(device, threads)
+    with store.make(stage, threads=threads, device=devices.describe(chosen)) as draft:
+        Evaluation(stage, store, chosen).write(draft)
+    return store.read(stage.rule, stage.id)
+
+
+class Evaluation:
+    """The artifacts that the stage reads, and what is computed from them."""
+
+    def __init__(self, stage: Stage, store: Store, device: torch.device) -> None:
+        self.stage, self.device = stage, device
+        self.data = store.read_or_set_aside("prepare", stage.inputs["data"])
+        self.layers = Layers(store, stage.inputs["layers"], features(self.data))
+        self.phases = [store.read_or_set_aside("finetune", phase) for phase in stage.inputs["phases"]]
+        last = stage.inputs["model"]
+        self.model = next((p for p in self.phases if p.stage.id == last), None) or store.read_or_set_aside(
+            "finetune", last
+        )
+        self.task: Any = component("task", stage.spec["task"]).load()()
+        self.splits = {name: read_split(self.data, name, device) for name in ("train", "valid", "test")}
+        self.splits["train"] = self.splits["train"].first(stage.spec["labelled"])
+
+    def write(self, draft: Any) -> None:
+        table: list[tuple[int, str, float]] = []
+        confusions = []
+        outputs: dict[str, Tensor] = {}
+        for position, seed in enumerate(self.stage.seeds):
+            model = self._model(seed)
+            logits = {name: self.task.logits(model, split.inputs) for name, split in self.splits.items() if len(split)}
+            table += [(seed, metric, value) for metric, value in self._metrics(logits).items()]
+            table.append((seed, "train_seconds", self._seconds(seed)))
+            confusions.append(self.task.confusion(logits["test"], self.splits["test"].targets))
+            if position == 0:
+                outputs = self._pictures(model, self.layers.stack(seed, self.device), logits["test"])
+        outputs["confusion"] = torch.stack(confusions)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in outputs.items()}
+        save_file(tensors, draft.folder / "outputs.safetensors")
+        (draft.folder / "metrics.csv").write_text(history.to_csv(METRICS, table), encoding="utf-8")
+        history.write(draft.folder / "history.csv", self._history())
+        draft.extra.update(
+            ancestors=[_ancestor(artifact) for artifact in (self.data, *self.layers.artifacts, *self.phases)],
+            classes=self.data.extra["classes"],
+            input_shape=self.data.extra["input_shape"],
+        )
+
+    def _model(self, seed: int) -> Any:
+        spec = component("model", self.stage.spec["model"])
+        model = build(spec, inputs=features(self.data), outputs=len(self.data.extra["classes"]))
+        model.load_state_dict(read_weights(self.model, seed))
+        return model.to(self.device).eval()
+
+    def _metrics(self, logits: Mapping[str, Tensor]) -> dict[str, float]:
+        metrics = {}
+        for name, values in logits.items():
+            targets = self.splits[name].targets
+            metrics[f"{name}_error"] = self.task.error(values, targets)
+            metrics[f"{name}_loss"] = self.task.loss(values, targets)
+        return metrics
+
+    def _seconds(self, seed: int) -> float:
+        """What this seed's chain of layers and phases took to train."""
+        chain = (*self.layers.artifacts, *self.phases)
+        return float(sum(artifact.extra["seconds"][str(seed)] for artifact in chain))
+
+    def _history(self) -> list[history.Row]:
+        """All phases joined; fine-tuning phases are numbered within this experiment."""
+        joined = [row for layer in self.layers.artifacts for row in history.read(layer.path("history.csv"))]
+        for number, phase in enumerate(self.phases, start=1):
+            rows = history.read(phase.path("history.csv"))
+            joined += [row._replace(phase=f"finetune/{number}") for row in rows]
+        return [row for row in joined if row.seed in self.stage.seeds]
+
+    def _pictures(self, model: Any, stack: Stack, logits: Tensor) -> dict[str, Tensor]:
+        """Filters, reconstructions and mistakes of one seed, in the shape of an input."""
+        shape, test = self.data.extra["input_shape"], self.splits["test"]
+        pictures = {f"filters/{k}": filters for k, filters in enumerate(_projected(stack), start=1)}
+        first = next((p for p in model.parameters() if p.ndim == 2 and p.shape[0] == features(self.data)), None)
+        if first is not None:
+            pictures["filters_finetuned/1"] = first.detach().T[:FILTERS]
+        if stack.layers:
+            pictures["reconstruction_inputs"] = test.inputs[:RECONSTRUCTIONS]
+            pictures["reconstructions"] = stack.decode(stack.encode(test.inputs[:RECONSTRUCTIONS]))
+        wrong, labels = _mistakes(logits, test)
+        pictures["examples_wrong"] = test.inputs[wrong]
+        shaped = {name: picture.reshape(len(picture), *shape) for name, picture in pictures.items()}
+        return {**shaped, "examples_wrong_labels": labels}
+
+
+def _projected(stack: Stack) -> list[Tensor]:
+    """Weights into the first units of each layer [units, features], projected linearly through the layers below."""
+    filters: list[Tensor] = []
+    projection: Tensor | None = None
+    for weight, _ in stack.encoders():
+        projection = weight if projection is None else projection @ weight
+        filters.append(projection.T[:FILTERS])
+    return filters
+
+
+def _mistakes(logits: Tensor, test: Split) -> tuple[Tensor, Tensor]:
+    """Positions of the first wrong test examples, and their [true, predicted] classes."""
+    predicted = logits.argmax(dim=1)
+    wrong = (predicted != test.targets).nonzero().flatten()[:MISTAKES]
+    return wrong, torch.stack((test.targets[wrong], predicted[wrong]), dim=1)
+
+
+def _ancestor(artifact: Artifact) -> dict[str, Any]:
+    """What the report says of how an artifact came to be."""
+    manifest = artifact.manifest
+    environment, facts, times = manifest["environment"], manifest["facts"], manifest["times"]
+    return {
+        "id": artifact.stage.id,
+        "rule": artifact.stage.rule,
+        "seconds": times["seconds"],
+        "cpu_seconds": times["cpu_seconds"],
+        "commit": environment["commit"],
+        "dirty": environment["dirty"],
+        "host": environment["host"],
+        "processor": environment["processor"],
+        "threads": facts.get("threads"),
+        "device": facts.get("device"),
+    }

@@ -1,0 +1,119 @@
+"""Fine-tune: one phase of training the whole model, from pretrained layers, from another stage's model, or at random."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import dlpipe.spec.models
+import dlpipe.spec.tasks  # noqa: F401 - they register their kinds
+from dlpipe.artifacts import Artifact, Stage, Store
+from dlpipe.progress import say
+from dlpipe.runtime.block import Block, block
+from dlpipe.runtime.data import Layers, Split, build, component, features, read_split, read_weights
+from dlpipe.runtime.history import lower_is_better, to_csv
+from dlpipe.runtime.loop import Job, Outcome, TrainingError
+from dlpipe.runtime.streams import stream
+from dlpipe.spec.training import TrainingSpec
+
+SELECTION = ("seed", "restart", "metric", "value", "chosen")
+
+
+class Start(NamedTuple):
+    """Where a model's parameters come from."""
+
+    data: Artifact
+    layers: Layers
+    model: Artifact | None
+
+
+class Try(NamedTuple):
+    """One restart of a seed and what it came to."""
+
+    job: Job
+    outcome: Outcome
+    value: float
+
+
+def run(
+    stage: Stage, store: Store, *, device: str = "auto", threads: int = 1, deadline: float | None = None
+) -> Artifact:
+    """Makes the model of `stage`, a state for every seed. Raises Interrupted (run again to go on) and TrainingError."""
+    if store.is_done(stage.rule, stage.id):
+        return store.read_or_set_aside(stage.rule, stage.id)
+    data = store.read_or_set_aside("prepare", stage.inputs["data"])
+    started_from = stage.inputs.get("start")
+    start = Start(
+        data,
+        Layers(store, stage.inputs["layers"], features(data)),
+        None if started_from is None else store.read_or_set_aside("finetune", started_from),
+    )
+    position = 1 if start.model is None else int(start.model.extra["position"]) + 1
+    select = stage.spec["phase"]["select"]
+    with block(stage, store, device=device, threads=threads, deadline=deadline) as work:
+        train = read_split(data, "train", work.device).first(stage.spec["labelled"])
+        valid = read_split(data, "valid", work.device)
+        training = TrainingSpec.model_validate(stage.spec["phase"]["training"])
+        record: list[tuple[Any, ...]] = []
+        for seed in stage.seeds:
+            tries = []
+            for restart in range(select["best_of"] if select else 1):
+                job = _job(work, start, train, valid, f"finetune/{position}", seed, restart)
+                outcome = work.train(job, training)
+                tries.append(Try(job, outcome, _value(job, outcome, select["by"]) if select else 0.0))
+            chosen = _choose(tries, select["by"]) if select else tries[0]
+            work.add(chosen.job, chosen.outcome, sum(each.outcome.seconds for each in tries))
+            if select:
+                record += [(seed, t.job.restart, select["by"], t.value, int(t is chosen)) for t in tries]
+        if select:
+            (work.draft.folder / "selection.csv").write_text(to_csv(SELECTION, record), encoding="utf-8")
+        work.write(position=position)
+    return store.read(stage.rule, stage.id)
+
+
+def _job(work: Block, start: Start, train: Split, valid: Split, phase: str, seed: int, restart: int) -> Job:
+    """The model with its initial parameters, and its task on the labelled and the validation examples."""
+    spec = component("model", work.stage.spec["model"])
+    task = component("task", work.stage.spec["phase"]["task"]).load()()
+    model: Any = build(spec, inputs=features(start.data), outputs=len(start.data.extra["classes"]))
+    model.initialise(stream(seed, f"{phase}/initialise", restart))
+    if start.model is not None:
+        _load_what_fits(model, start.model, seed)
+    if start.layers.artifacts:
+        model.unroll(start.layers.stack(seed, work.device).encoders())
+    model.to(work.device).train()
+
+    def validate() -> dict[str, float]:
+        return dict(task.validate(model, valid.inputs, valid.targets)) if len(valid) else {}
+
+    step = partial(task.step, model)
+    data = (train.inputs, train.targets)
+    return Job(model, step, validate, data, stage=work.stage.id, phase=phase, seed=seed, restart=restart)
+
+
+def _load_what_fits(model: Any, start: Artifact, seed: int) -> None:
+    """Takes every tensor of equal name and shape. Says which did not fit; raises TrainingError when none does."""
+    own, given = model.state_dict(), read_weights(start, seed)
+    fitting = {name: given[name] for name in own if name in given and given[name].shape == own[name].shape}
+    if not fitting:
+        raise TrainingError(
+            f"no tensor of {start.stage.id} has the name and shape of one of this model's: {', '.join(own)}"
+        )
+    model.load_state_dict({**own, **fitting})
+    missing = [name for name in own if name not in fitting]
+    if missing:
+        say(f"seed {seed}: initialised anew, as {start.stage.id} has none that fits: {', '.join(missing)}")
+
+
+def _value(job: Job, outcome: Outcome, by: str) -> float:
+    """The metric of the validation that the kept parameters belong to."""
+    _, _, metrics = outcome.validations[outcome.kept]
+    if by not in metrics:
+        raise TrainingError(f"{job}: select.by is {by!r}; the validations have {', '.join(metrics)}")
+    return metrics[by]
+
+
+def _choose(tries: list[Try], by: str) -> Try:
+    """The best by the metric; of equals the first."""
+    sign = 1.0 if lower_is_better(by) else -1.0
+    return min(tries, key=lambda each: sign * each.value)
