@@ -160,7 +160,7 @@ def _all_together(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def _sides(claim: Claim, levels: Levels) -> list[Levels]:
-    """The slices a claim needs at one combination, less axes with a single level: compare, with; at both ends if it grows."""
+    """The slices a claim needs at one combination: compare and with; both at either end if it grows."""
     base = {**claim.where, **levels}
     if claim.value is not None:
         return [base]

@@ -1,4 +1,4 @@
-"""Means and confidence intervals over seeds: Student's t, two-sided, without `scipy.stats` (it takes a second to import)."""
+"""Means and intervals over seeds: Student's t, two-sided, without `scipy.stats` (it takes a second to import)."""
 
 from __future__ import annotations
 

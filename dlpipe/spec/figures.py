@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from dlpipe.spec.base import Component
+from dlpipe.spec.claims import Levels
 
 
 class FigureSpec(Component):
     family: ClassVar[str] = "figure"
-    title: str | None = None
+    title: str | None = Field(None, description="a heading; by the figure's kind and metric if absent")
+    where: Levels = Field(default_factory=dict, description="the slice that is shown; all variants if empty")
 
 
 class Curves(FigureSpec):
-    """A metric of history.csv against epochs, a line a variant, a band over seeds."""
+    """A metric of history.csv against epochs: a line a level of one axis, a panel a level of the others."""
 
     implementation: ClassVar[str] = "dlpipe.figures.curves:draw"
     kind: Literal["curves"] = "curves"
     metric: str = "valid_error"
-    phase: str = "finetune/1"
+    phase: str = Field("finetune/1", description="as in history.csv; pretrain/1 is the lowest layer")
+    lines: str | None = Field(None, description="the axis told apart by colour; one with few levels if absent")
 
 
 class Comparison(FigureSpec):
@@ -27,20 +32,33 @@ class Comparison(FigureSpec):
     implementation: ClassVar[str] = "dlpipe.figures.comparison:draw"
     kind: Literal["comparison"] = "comparison"
     metric: str = "test_error"
-    x: str | None = None
-    lines: str | None = None
+    x: str | None = Field(None, description="the horizontal axis; one with numbers for levels if absent")
+    lines: str | None = Field(None, description="the axis told apart by colour; one with few levels if absent")
 
 
 class Filters(FigureSpec):
+    """What the hidden units of each layer look for, as pretrained and (the lowest layer) as fine-tuned."""
+
     implementation: ClassVar[str] = "dlpipe.figures.images:draw_filters"
     kind: Literal["filters"] = "filters"
 
 
 class Reconstructions(FigureSpec):
+    """Test examples above, and what the pretrained stack makes of them below."""
+
     implementation: ClassVar[str] = "dlpipe.figures.images:draw_reconstructions"
     kind: Literal["reconstructions"] = "reconstructions"
 
 
+class Mistakes(FigureSpec):
+    """Test examples that are classified wrongly, with their class and the one they were taken for."""
+
+    implementation: ClassVar[str] = "dlpipe.figures.images:draw_mistakes"
+    kind: Literal["mistakes"] = "mistakes"
+
+
 class Confusion(FigureSpec):
+    """Which class is taken for which, over all seeds, in per cent of the true class."""
+
     implementation: ClassVar[str] = "dlpipe.figures.confusion:draw"
     kind: Literal["confusion"] = "confusion"

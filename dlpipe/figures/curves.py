@@ -1,0 +1,116 @@
+"""Learning curves: a metric against epochs, the mean over seeds with the range of the seeds around it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from dlpipe.figures.canvas import legend, panels
+from dlpipe.figures.data import (
+    MOST_LINES,
+    FigureData,
+    NothingToDraw,
+    Picture,
+    VariantData,
+    level_text,
+    line_axis,
+)
+from dlpipe.figures.palette import series
+from dlpipe.report.units import list_text, metric_name, metric_unit, with_unit
+
+MOST_PANELS = 12
+LOG_FROM = 30.0
+"""Ratio of the largest to the smallest value from which the vertical axis is logarithmic."""
+
+Curve = tuple[list[float], list[float], list[float], list[float]]
+
+
+def draw(
+    *, data: FigureData, title: str | None, where: Mapping[str, str], metric: str, phase: str, lines: str | None
+) -> Picture:
+    """Raises NothingToDraw where no variant has this metric in this phase."""
+    shown = data.slice(where)
+    key = (phase, metric)
+    variants = [variant for variant in shown.variants if key in variant.history]
+    if not variants:
+        known = [f"{name} of {there}" for there, name in shown.history_names()]
+        raise NothingToDraw(f"no run has {metric} in phase {phase}; there are {list_text(known) or 'none'}")
+    axis = lines or line_axis(shown)
+    levels = _levels(shown, axis, variants)
+    groups = _panels(shown, axis, variants)
+    left_out = len(groups) - MOST_PANELS
+    groups = dict(list(groups.items())[:MOST_PANELS])
+
+    figure, places = panels(len(groups))
+    extremes: list[float] = []
+    for place, (name, members) in zip(places, groups.items(), strict=True):
+        place.set_title(name)
+        for variant in members:
+            position = levels.index(variant.levels[axis]) if axis is not None else 0
+            curve = mean_and_range(variant.history[key])
+            if curve[0]:
+                extremes += [min(curve[2]), max(curve[3])]
+            _draw_curve(place, curve, position)
+    if len(levels) > 1:
+        legend(figure, [level_text(str(axis), level) for level in levels])
+    if extremes and min(extremes) > 0 and max(extremes) / min(extremes) > LOG_FROM:
+        places[0].set_yscale("log")
+    figure.supxlabel("epoch", size=9)
+    label = metric_name(metric)
+    unit = metric_unit(metric)
+    figure.supylabel(f"{label} ({unit})" if unit else label, size=9)
+    return Picture(figure, title or f"{label.capitalize()} during {phase_text(phase)}", _caption(left_out))
+
+
+def phase_text(phase: str) -> str:
+    """`finetune/1` as `fine-tuning`, `pretrain/2` as `pretraining of layer 2`."""
+    name, _, number = phase.partition("/")
+    if name == "pretrain":
+        return f"pretraining of layer {number}"
+    return "fine-tuning" if number in ("", "1") else f"fine-tuning, phase {number}"
+
+
+def mean_and_range(seeds: Mapping[int, list[tuple[float, float]]]) -> Curve:
+    """Epochs, mean, lowest and highest, where every seed has a finite value: a mean over fewer would jump."""
+    tables = [dict(points) for points in seeds.values()]
+    epochs = sorted(set.intersection(*(set(table) for table in tables)))
+    epochs = [epoch for epoch in epochs if all(math.isfinite(table[epoch]) for table in tables)]
+    columns = [[table[epoch] for table in tables] for epoch in epochs]
+    means = [math.fsum(column) / len(column) for column in columns]
+    return epochs, means, [min(column) for column in columns], [max(column) for column in columns]
+
+
+def _draw_curve(place, curve: Curve, position: int) -> None:  # type: ignore[no-untyped-def]
+    colour, marker = series(position)
+    epochs, means, lowest, highest = curve
+    place.fill_between(epochs, lowest, highest, color=colour, alpha=0.18, linewidth=0)
+    every = max(1, len(epochs) // 5)
+    place.plot(epochs, means, color=colour, marker=marker, markevery=(every // 2, every))
+
+
+def _levels(data: FigureData, axis: str | None, variants: list[VariantData]) -> list[str]:
+    """Levels with a line; each keeps its place in the declared order, so that its colour is the same in all figures."""
+    if axis is None:
+        return []
+    if axis not in data.axes:
+        raise NothingToDraw(f"the experiment has no axis {axis}; it has {list_text(list(data.axes))}")
+    last = max(data.axes[axis].index(variant.levels[axis]) for variant in variants)
+    return data.axes[axis][: last + 1]
+
+
+def _panels(data: FigureData, axis: str | None, variants: list[VariantData]) -> dict[str, list[VariantData]]:
+    """Panel heading to its variants: a panel a level of the other axes, and another for every six lines."""
+    groups: dict[str, list[VariantData]] = {}
+    for variant in variants:
+        name = data.label(variant, without=[axis] if axis else [])
+        if axis is not None and len(data.axes[axis]) > MOST_LINES:
+            sixth = data.axes[axis].index(variant.levels[axis]) // MOST_LINES
+            first, *_, last = data.axes[axis][sixth * MOST_LINES :][:MOST_LINES] * 2
+            name = f"{name}, {first} to {last}".removeprefix(", ")
+        groups.setdefault(name, []).append(variant)
+    return groups
+
+
+def _caption(left_out: int) -> str:
+    text = "Line: mean over seeds. Band: from the lowest to the highest seed, as long as all of them train."
+    return with_unit(text, f"{left_out} more panels are left out." if left_out > 0 else "")

@@ -1,0 +1,32 @@
+"""The figures of an experiment that lists none: those its runs have something for."""
+
+from __future__ import annotations
+
+from dlpipe.figures.data import FigureData
+from dlpipe.spec.figures import Comparison, Confusion, Curves, FigureSpec, Filters, Mistakes, Reconstructions
+
+
+def default_figures(data: FigureData) -> list[FigureSpec]:
+    """In the order of the report: the outcome, how it came about, what was learned, what goes wrong."""
+    figures: list[FigureSpec] = []
+    metrics, histories = data.metric_names(), data.history_names()
+    outcome = next((name for name in ("test_error", "test_loss") if name in metrics), None)
+    if outcome and data.open_axes:
+        figures.append(Comparison(metric=outcome))
+    last = max((phase for phase, _ in histories if phase.startswith("finetune")), default=None)
+    figures += [
+        Curves(metric=name, phase=phase)
+        for phase, names in ((last, ("valid_error", "train_loss")), ("pretrain/1", ("reconstruction_error",)))
+        for name in names
+        if (phase, name) in histories
+    ]
+    outputs = {name.partition("/")[0] for variant in data.variants for name in variant.output_names}
+    wanted: list[tuple[str, FigureSpec]] = [
+        ("filters", Filters()),
+        ("reconstructions", Reconstructions()),
+        ("confusion", Confusion()),
+        ("examples_wrong", Mistakes()),
+    ]
+    if "filters" not in outputs:
+        wanted[0] = ("filters_finetuned", Filters())
+    return figures + [figure for name, figure in wanted if name in outputs]

@@ -1,0 +1,174 @@
+"""Pictures: filters, reconstructions, mistakes. Pixels are embedded as they are and scaled by the viewer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dlpipe.figures.canvas import WIDTH
+from dlpipe.figures.data import FigureData, NothingToDraw, Picture, VariantData, showcase
+
+MOST_FILTERS = 36
+MOST_COLUMNS = 5
+GREYS = 64
+"""Shades of grey that a filter is drawn with; more make the file larger and look the same."""
+
+
+def draw_filters(*, data: FigureData, title: str | None, where: Mapping[str, str]) -> Picture:
+    """A row a variant, a column a layer. Raises NothingToDraw where no variant has filters."""
+    shown = data.slice(where)
+    rows = [
+        (shown.label(variant), tiles)
+        for variant in showcase(shown)
+        if (tiles := {name: variant.outputs(name)[0] for name in _filter_names(variant)})
+    ]
+    if not rows:
+        raise NothingToDraw("no run has filters of a layer")
+    names = sorted({name for _, tiles in rows for name in tiles}, key=_filter_order)[:MOST_COLUMNS]
+    figure, grid = _grid(len(rows), len(names))
+    for row, (label, tiles) in enumerate(rows):
+        for column, name in enumerate(names):
+            place = grid[row][column]
+            if row == 0:
+                place.set_title(_filter_title(name))
+            if column == 0:
+                place.set_ylabel(label)
+            if name in tiles:
+                _show(place, mosaic(signed(tiles[name][:MOST_FILTERS])))
+    caption = (
+        "Incoming weights of hidden units, first seed; mid-grey is 0, each unit on its own scale. "
+        "Above the first layer, weights are projected down linearly."
+    )
+    return Picture(figure, title or "Learned filters", caption)
+
+
+def draw_reconstructions(*, data: FigureData, title: str | None, where: Mapping[str, str]) -> Picture:
+    """Raises NothingToDraw where no variant has reconstructions."""
+    shown = data.slice(where)
+    rows = [
+        (shown.label(variant), inputs[0], outputs[0])
+        for variant in showcase(shown)
+        if (inputs := variant.outputs("reconstruction_inputs")) and (outputs := variant.outputs("reconstructions"))
+    ]
+    if not rows:
+        raise NothingToDraw("no run has reconstructions")
+    figure, grid = _grid(len(rows), 1, height=1.45)
+    for place, (label, inputs, outputs) in zip((line[0] for line in grid), rows, strict=True):
+        both = np.concatenate([unsigned(inputs), unsigned(outputs)])
+        _show(place, mosaic(both, columns=len(inputs)))
+        place.set_ylabel(label)
+    caption = "Above: test examples. Below: the same, up through the pretrained layers and down again. First seed."
+    return Picture(figure, title or "Reconstructions", caption)
+
+
+def draw_mistakes(*, data: FigureData, title: str | None, where: Mapping[str, str]) -> Picture:
+    """Raises NothingToDraw where no variant has examples that it gets wrong."""
+    shown = data.slice(where)
+    rows = [
+        (variant, examples[0], labels[0])
+        for variant in showcase(shown)
+        if (examples := variant.outputs("examples_wrong")) and (labels := variant.outputs("examples_wrong_labels"))
+        if len(examples[0])
+    ]
+    if not rows:
+        raise NothingToDraw("no run has examples that are classified wrongly")
+    most = min(12, max(len(examples) for _, examples, _ in rows))
+    figure, grid = _grid(len(rows), most, height=0.95)
+    for line, (variant, examples, labels) in zip(grid, rows, strict=True):
+        line[0].set_ylabel(_wrapped(shown.label(variant)), rotation=0, ha="right", va="center")
+        for place, example, (true, taken) in zip(line, unsigned(examples), labels, strict=False):
+            _show(place, mosaic(example[None]))
+            place.set_title(f"{_class(variant, true)} → {_class(variant, taken)}", loc="center", size=8)
+    caption = "Test examples that are classified wrongly, with their class and the one they are taken for. First seed."
+    return Picture(figure, title or "Mistakes", caption)
+
+
+def _class(variant: VariantData, index: int) -> str:
+    return variant.classes[index] if 0 <= index < len(variant.classes) else str(int(index))
+
+
+def _wrapped(label: str) -> str:
+    return label.replace(", ", "\n")
+
+
+def _filter_names(variant: VariantData) -> list[str]:
+    return [name for name in variant.output_names if name.startswith(("filters/", "filters_finetuned/"))]
+
+
+def _filter_order(name: str) -> tuple[bool, int]:
+    kind, _, layer = name.partition("/")
+    return kind != "filters", int(layer)
+
+
+def _filter_title(name: str) -> str:
+    kind, _, layer = name.partition("/")
+    return f"layer {layer}, {'pretrained' if kind == 'filters' else 'fine-tuned'}"
+
+
+def _grid(rows: int, columns: int, *, height: float | None = None) -> tuple[Figure, list[list[Any]]]:
+    """Places without ticks or frames; a column is at most a third of the width."""
+    width = WIDTH if columns >= 3 or columns == 1 else WIDTH * columns / 3
+    figure = Figure(figsize=(width, rows * (height or min(width / columns, 2.5)) + 0.25))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for place in grid.flat:
+        place.set_xticks([])
+        place.set_yticks([])
+        place.grid(False)
+        place.spines[:].set_visible(False)
+    return figure, grid.tolist()
+
+
+def _show(place: Any, pixels: np.ndarray) -> None:
+    place.imshow(pixels, interpolation="none")
+
+
+def as_pictures(tensor: np.ndarray) -> np.ndarray:
+    """[n, *shape] as [n, H, W] (grey) or [n, H, W, 3]; a flat shape becomes a square, or a strip if it is none."""
+    n, shape = len(tensor), tensor.shape[1:]
+    if len(shape) == 3 and shape[0] in (1, 3):
+        tensor, shape = np.moveaxis(tensor, 1, -1), (*shape[1:], shape[0])
+    if len(shape) == 3 and shape[-1] == 1:
+        return tensor[..., 0]
+    if len(shape) == 2 or (len(shape) == 3 and shape[-1] == 3):
+        return tensor
+    size = math.prod(shape)
+    side = math.isqrt(size)
+    return tensor.reshape(n, side, side) if side * side == size else tensor.reshape(n, 1, size)
+
+
+def signed(tensor: np.ndarray) -> np.ndarray:
+    """Weights as pictures in [0, 1]: 0 is mid-grey, and the largest weight of each is white or black."""
+    pictures = as_pictures(np.nan_to_num(tensor.astype(np.float32)))
+    largest = np.abs(pictures).reshape(len(pictures), -1).max(axis=1)
+    largest = np.where(largest > 0, largest, 1).reshape(-1, *[1] * (pictures.ndim - 1))
+    levels = np.round((0.5 + 0.5 * pictures / largest) * (GREYS - 1))
+    return levels / (GREYS - 1)
+
+
+def unsigned(tensor: np.ndarray) -> np.ndarray:
+    """Inputs as pictures in [0, 1]; inputs outside of it are scaled to it, all by the same rule."""
+    pictures = as_pictures(np.nan_to_num(tensor.astype(np.float32)))
+    low, high = (float(pictures.min()), float(pictures.max())) if pictures.size else (0.0, 1.0)
+    if low >= 0 and high <= 1:
+        return pictures
+    return (pictures - low) / max(high - low, 1e-12)
+
+
+def mosaic(pictures: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """[n, H, W(, 3)] in [0, 1] as one picture uint8 [.., .., 4] with transparent gaps of a pixel."""
+    n, height, width = pictures.shape[:3]
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = -(-n // columns)
+    sheet = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, 4), np.uint8)
+    for index, picture in enumerate(pictures):
+        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        colours = picture[..., None] if picture.ndim == 2 else picture
+        sheet[top : top + height, left : left + width, :3] = np.round(colours * 255)
+        sheet[top : top + height, left : left + width, 3] = 255
+    return sheet
+
+

@@ -1,0 +1,47 @@
+"""Reading the tables of an evaluated variant."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dlpipe.artifacts import ArtifactError
+
+
+def read_metrics(path: Path) -> list[tuple[int, str, float]]:
+    """Rows (seed, metric, value) of a metrics.csv; a value may be NaN. Raises ArtifactError, naming file and line."""
+    rows = []
+    for line, (seed, metric, value) in _rows(path, ("seed", "metric", "value")):
+        try:
+            rows.append((int(seed), metric, float(value)))
+        except ValueError as error:
+            raise ArtifactError(f"{path}:{line}: {error}") from None
+    return rows
+
+
+History = dict[tuple[str, str], dict[int, list[tuple[float, float]]]]
+
+
+def read_history(path: Path) -> History:
+    """(phase, metric) to seed to its (epoch, value) pairs, as in history.csv. Raises ArtifactError, naming file and line."""
+    history: History = {}
+    for line, (phase, seed, _, epoch, metric, value) in _rows(path, ("phase", "seed", "step", "epoch", "metric", "value")):
+        try:
+            point = (float(epoch), float(value))
+            history.setdefault((phase, metric), {}).setdefault(int(seed), []).append(point)
+        except ValueError as error:
+            raise ArtifactError(f"{path}:{line}: {error}") from None
+    return history
+
+
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if header != list(columns):
+            raise ArtifactError(f"{path}: its columns are {','.join(header)}; they should be {','.join(columns)}")
+        for row in reader:
+            if len(row) != len(columns):
+                raise ArtifactError(f"{path}:{reader.line_num}: {len(row)} columns instead of {len(columns)}")
+            yield reader.line_num, row
