@@ -100,5 +100,5 @@ def run(command: Callable[..., Any], arguments: list[str] | None = None) -> int:
         return USAGE
     except (StepError, OSError) as error:
         click.echo(f"dlpipe: {error}", err=True)
-        return FAILED
+        return getattr(error, "exit_code", FAILED)
     return result if isinstance(result, int) else OK

@@ -29,7 +29,7 @@ class Snapshot(NamedTuple):
 
 
 class Checkpoints:
-    """The snapshots of one stage. `key` must be the same in the process that goes on; `alive` is called at each writing."""
+    """The snapshots of one stage. `key` must be the same in the process that goes on; each writing calls `alive`."""
 
     def __init__(
         self,

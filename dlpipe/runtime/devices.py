@@ -8,8 +8,10 @@ import os
 
 import torch
 
+from dlpipe.artifacts import StepError
 
-class DeviceError(Exception):
+
+class DeviceError(StepError):
     """A device that was asked for is not there."""
 
 
@@ -39,8 +41,8 @@ def describe(device: torch.device) -> str:
 
 
 def _keep_freed_memory() -> None:
-    """glibc gives large blocks back to the kernel when freed, and a training step frees and asks for the same blocks each
-    time: a fifth of the step of a 784-500-10 network goes into page faults. So freed blocks up to 32 MB are kept."""
+    """glibc gives large blocks back to the kernel when freed, and a training step frees and asks for the same blocks
+    each time: a fifth of a 784-500-10 network's step goes into page faults. So freed blocks up to 32 MB are kept."""
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

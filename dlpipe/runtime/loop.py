@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlpipe.artifacts import StepError
 from dlpipe.progress import track
 from dlpipe.runtime.checkpoints import Checkpoints, Snapshot
 from dlpipe.runtime.history import lower_is_better
@@ -37,7 +38,7 @@ PLATEAU_METRICS = ("valid_loss", "valid_reconstruction_error", "train_loss", "tr
 """What a schedule that follows the validation loss looks at: the first of these that the history has."""
 
 
-class TrainingError(Exception):
+class TrainingError(StepError):
     """Training cannot go on; the message names the stage, the seed and the step."""
 
 

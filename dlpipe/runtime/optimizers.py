@@ -62,7 +62,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, factor: float = 1.0) -> None:
-        """One update from the gradients in `.grad`, at `factor` times the learning rate. Gradients are left as they are."""
+        """One update from the gradients in `.grad`, which are left as they are, at `factor` times the learning rate."""
         for group in self._groups:
             gradients: list[Any] = [parameter.grad for parameter in group.parameters]
             self._update(group.parameters, gradients, group.slots, self.learning_rate * factor, group.weight_decay)

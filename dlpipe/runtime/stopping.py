@@ -9,12 +9,14 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from dlpipe.artifacts import StepError
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 MARGIN = 0.05
 """Share of the deadline (at most 30 s) that is kept for saving and for leaving."""
 
 
-class Interrupted(Exception):
+class Interrupted(StepError):
     """Training was asked to stop and has saved its state. `exit_code` is what the process should exit with."""
 
     def __init__(self, message: str, reason: str) -> None:

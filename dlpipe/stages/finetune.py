@@ -1,4 +1,4 @@
-"""Fine-tune: one phase of training the whole model, from pretrained layers, from another stage's model, or at random."""
+"""Fine-tune: one phase of training the whole model, from pretrained layers, another stage's model, or at random."""
 
 from __future__ import annotations
 

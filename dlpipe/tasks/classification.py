@@ -11,7 +11,7 @@ CHUNK = 4096
 
 
 class Classification:
-    """What is asked of a model that maps inputs [B, ...] to logits [B, classes]; targets are class numbers [B] int64."""
+    """Asked of a model that maps inputs [B, ...] to logits [B, classes]; targets are class numbers [B] int64."""
 
     def step(self, model: nn.Module, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Leaves the gradient of the batch's mean cross-entropy in `.grad`; returns that loss."""
