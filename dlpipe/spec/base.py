@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 FAMILIES: dict[str, dict[str, type[Component]]] = {}
 
@@ -18,6 +19,9 @@ class Spec(BaseModel):
     """A frozen record: unknown keys are errors, numbers are finite, and `"5"` is not 5."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    example: ClassVar[str] = ""
+    """How such a mapping is written, for messages."""
 
 
 class Component(Spec):
@@ -58,11 +62,32 @@ class Component(Spec):
 
 
 def one_of(family: str) -> Any:
-    """The type "any registered kind of this family", told apart by `kind`."""
+    """The type "any registered kind of this family", told apart by `kind`, which must be written."""
     kinds = tuple(FAMILIES[family].values())
     if len(kinds) == 1:
-        return kinds[0]
+        return Annotated[kinds[0], BeforeValidator(_with_kind)]
     return Annotated[Union[kinds], Field(discriminator="kind")]  # noqa: UP007 - built at run time
+
+
+def _with_kind(value: object) -> object:
+    if isinstance(value, dict) and "kind" not in value:
+        raise PydanticCustomError("union_tag_not_found", "kind is missing")
+    return value
+
+
+def one_or_many(item: Any) -> Any:
+    """One `item`, or a list of them (a tuple, once validated)."""
+    many = Annotated[tuple[item, ...], Many, Tag("many")]
+    return Annotated[Annotated[item, Tag("one")] | many, Discriminator(_one_or_many)]
+
+
+def _one_or_many(value: object) -> str:
+    return "many" if isinstance(value, list | tuple) else "one"
+
+
+def misuse(message: str, *field: str | int) -> PydanticCustomError:
+    """To be raised by a validator of a whole record; the message is shown at `field`, a path from the record."""
+    return PydanticCustomError("misuse", "{message}", {"message": message, "field": field})
 
 
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -84,5 +109,7 @@ __all__ = [
     "PositiveInt",
     "Probability",
     "Spec",
+    "misuse",
     "one_of",
+    "one_or_many",
 ]

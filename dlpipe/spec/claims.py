@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dlpipe.spec.base import Many, NonNegativeFloat, PositiveFloat, Spec
-
+from dlpipe.spec.base import Many, NonNegativeFloat, PositiveFloat, Spec, misuse, one_or_many
 
 
 def _as_text(value: object) -> object:
@@ -42,25 +41,27 @@ class Claim(Spec):
     where: Levels = Field(default_factory=dict, description="the slice the claim speaks of")
     compare: Levels | None = Field(None, description="the levels that should be better")
     against: Levels | None = Field(None, alias="with", description="the levels they are compared with")
-    for_each: Annotated[tuple[str, ...], Many] | str | None = Field(None, description="axes at whose every level it must hold")
+    for_each: one_or_many(str) | None = Field(None, description="axes at whose every level it must hold")
     margin: NonNegativeFloat = Field(0.0, description="smallest gain that counts, in the metric's unit")
     grows: Growth | None = None
     value: float | None = Field(None, description="the paper's value, in the metric's unit")
     tolerance: PositiveFloat | None = None
-    scales: Annotated[tuple[Scale, ...], Many] = Field(SCALES, description="the scales at which it can be judged; say why in `because`")
+    scales: Annotated[tuple[Scale, ...], Many] = Field(
+        SCALES, description="the scales at which it can be judged; say why in `because`"
+    )
     because: str | None = Field(None, description="why it is not judged at the other scales")
 
     @model_validator(mode="after")
     def _one_form(self) -> Claim:
         comparison = self.compare is not None or self.against is not None
         if comparison == (self.value is not None):
-            raise ValueError("give either compare and with, or value and tolerance")
+            raise misuse("give either compare and with, or value and tolerance")
         if comparison and (self.compare is None or self.against is None):
-            raise ValueError("compare and with go together")
+            raise misuse("compare and with go together")
         if self.value is not None and self.tolerance is None:
-            raise ValueError("a value needs a tolerance")
+            raise misuse("a value needs a tolerance", "value")
         if self.grows is not None and not comparison:
-            raise ValueError("grows needs compare and with")
+            raise misuse("grows needs compare and with", "grows")
         return self
 
     @property

@@ -19,13 +19,20 @@ class DatasetSpec(Component):
     LOCAL_FIELDS: ClassVar[frozenset[str]] = frozenset()
     """Paths on this machine; the digest of what they hold counts instead."""
 
-    train: PositiveInt | None = Field(None, description="training examples, with or without label; all that are left if absent")
-    labelled: PositiveInt | None = Field(None, description="how many of the training examples fine-tuning sees with their label; all if absent")
+    train: PositiveInt | None = Field(
+        None, description="training examples, with or without label; all that are left if absent"
+    )
+    labelled: PositiveInt | None = Field(
+        None, description="how many of the training examples fine-tuning sees with their label; all if absent"
+    )
     valid: NonNegativeInt | None = Field(None, description="validation examples, taken from the source's training part")
     test: PositiveInt | None = Field(None, description="test examples; all of the source's test part if absent")
-    split_seed: NonNegativeInt = Field(0, description="seed of the shuffle before splitting; the same for every run seed")
+    split_seed: NonNegativeInt = Field(
+        0, description="seed of the shuffle before splitting; the same for every run seed"
+    )
     scaling: Literal["unit", "standard"] = Field(
-        "unit", description="unit: into [0, 1]; standard: zero mean and unit variance a feature, over the training examples"
+        "unit",
+        description="unit: into [0, 1]; standard: zero mean and unit variance a feature, over the training examples",
     )
 
     @property

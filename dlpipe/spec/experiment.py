@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dlpipe.spec import datasets, figures, layers, models, tasks  # noqa: F401 - they register their kinds
-from dlpipe.spec.base import Many, PositiveInt, Spec, one_of
+from dlpipe.spec.base import Many, PositiveInt, Spec, misuse, one_of, one_or_many
 from dlpipe.spec.claims import Claim, Level, Levels, Scale
 from dlpipe.spec.training import TrainingSpec
 
@@ -59,15 +59,17 @@ class Resources(Spec):
 class Experiment(Spec):
     title: str = Field(min_length=1)
     question: str | None = Field(None, description="what the experiment asks, for the report")
-    paper: str | Annotated[tuple[str, ...], Many] | None = Field(None, description="keys in papers.bib")
+    paper: one_or_many(str) | None = Field(None, description="keys in papers.bib")
     dataset: Dataset  # type: ignore[valid-type]
     model: Model  # type: ignore[valid-type]
     start: From | None = Field(None, alias="from")
-    pretrain: Pretrain | Annotated[tuple[Pretrain, ...], Many] | None = Field(
+    pretrain: one_or_many(Pretrain) | None = Field(
         None, description="one recipe for every layer, or a list with one a layer, from the bottom up"
     )
-    finetune: Phase | Annotated[tuple[Phase, ...], Many] = Field(description="one phase, or a list of phases in their order")
-    axes: dict[str, dict[Level, Patch]] = Field(default_factory=dict, description="the comparison: axes, their levels, each a patch")
+    finetune: one_or_many(Phase) = Field(description="one phase, or a list of phases in their order")
+    axes: dict[str, dict[Level, Patch]] = Field(
+        default_factory=dict, description="the comparison: axes, their levels, each a patch"
+    )
     skip: Annotated[tuple[dict[str, Any], ...], Many] = Field(
         (), description="combinations of levels left out of the product; a list of levels means any of them"
     )
@@ -81,9 +83,11 @@ class Experiment(Spec):
     @model_validator(mode="after")
     def _recipes_reach_the_top(self) -> Experiment:
         if isinstance(self.pretrain, tuple) and len(self.pretrain) < len(self.layer_units):
-            raise ValueError(f"pretrain has {len(self.pretrain)} recipes for {len(self.layer_units)} layers")
+            raise misuse(f"pretrain has {len(self.pretrain)} recipes for {len(self.layer_units)} layers", "pretrain")
         if self.phases == ():
-            raise ValueError("finetune needs at least one phase")
+            raise misuse("finetune needs at least one phase", "finetune")
+        if self.start is not None and self.pretrain is not None:
+            raise misuse("from takes the weights of another experiment: leave out pretrain, or from", "from")
         return self
 
     @property

@@ -23,12 +23,18 @@ class Rbm(LayerSpec):
 
     implementation: ClassVar[str] = "dlpipe.layers.rbm:RBM"
     kind: Literal["rbm"] = "rbm"
-    visible_units: Literal["bernoulli", "gaussian"] = Field("bernoulli", description="gaussian: unit variance, for standardised data")
+    visible_units: Literal["bernoulli", "gaussian"] = Field(
+        "bernoulli", description="gaussian: unit variance, for standardised data"
+    )
     cd_steps: PositiveInt = Field(1, description="k of CD-k: Gibbs steps before the negative statistics")
     persistent: bool = Field(False, description="PCD: the chains live on from update to update (Tieleman 2008)")
     chains: PositiveInt = Field(100, description="number of persistent chains; without effect unless persistent")
-    weight_scale: PositiveFloat = Field(0.01, description="standard deviation of the initial weights (Hinton 2010, section 8)")
-    sparsity_target: Probability = Field(0.0, description="desired mean activity of a hidden unit; without effect at cost 0")
+    weight_scale: PositiveFloat = Field(
+        0.01, description="standard deviation of the initial weights (Hinton 2010, section 8)"
+    )
+    sparsity_target: Probability = Field(
+        0.0, description="desired mean activity of a hidden unit; without effect at cost 0"
+    )
     sparsity_cost: NonNegativeFloat = Field(0.0, description="weight of the sparsity term (Hinton 2010, section 11)")
 
 
@@ -37,9 +43,12 @@ class Autoencoder(LayerSpec):
 
     implementation: ClassVar[str] = "dlpipe.layers.autoencoder:Autoencoder"
     kind: Literal["autoencoder"] = "autoencoder"
-    corruption: Probability = Field(0.0, description="share of corrupted inputs; for gaussian noise its standard deviation")
+    corruption: Probability = Field(
+        0.0, description="share of corrupted inputs; for gaussian noise its standard deviation"
+    )
     corruption_kind: Literal["masking", "salt_and_pepper", "gaussian"] = "masking"
     tied: bool = Field(True, description="the decoder's weights are the encoder's, transposed")
     reconstruction: Literal["cross_entropy", "squared"] = Field(
-        "cross_entropy", description="summed over inputs, averaged over examples; squared has a linear output, cross_entropy a sigmoid one"
+        "cross_entropy",
+        description="summed over inputs, averaged over examples; squared has a linear output, cross_entropy a sigmoid one",
     )

@@ -28,7 +28,9 @@ class Mlp(ModelSpec):
 
     implementation: ClassVar[str] = "dlpipe.models.mlp:MLP"
     kind: Literal["mlp"] = "mlp"
-    units: Annotated[tuple[PositiveInt, ...], Many] = Field(description="hidden units, from the layer above the input upwards")
+    units: Annotated[tuple[PositiveInt, ...], Many] = Field(
+        description="hidden units, from the layer above the input upwards"
+    )
     activation: Literal["sigmoid", "tanh", "relu"] = "sigmoid"
     init: Literal["uniform_fan_in", "glorot_uniform", "glorot_sigmoid", "he_normal", "zeros"] = Field(
         "uniform_fan_in",

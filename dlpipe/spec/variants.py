@@ -1,0 +1,642 @@
+"""What an experiment's file means: the scale's patch, the overrides, then the product of its axes, each variant checked.
+
+A file is checked as it stands and at every scale that it declares, so that a problem of `lab` shows when `demo` is
+planned. All problems come at once, as a SpecError.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from dlpipe.spec import source
+from dlpipe.spec.bibliography import BibEntry, find_bibliography, read_bibliography
+from dlpipe.spec.claims import SCALES, Claim, Levels
+from dlpipe.spec.experiment import Experiment
+from dlpipe.spec.explain import explain
+from dlpipe.spec.patches import IntoNothing, PatchError, Setting, apply, settings
+from dlpipe.spec.problems import Mark, Report, SpecError, cropped, did_you_mean, levels_text, listed
+from dlpipe.spec.source import Node
+
+MOST_VARIANTS = 10_000
+MOST_COMBINATIONS = 1_000_000
+"""Combinations of levels that are looked at, before `skip`."""
+COMMAND_LINE = "command line"
+"""Stands for a file in the places of overrides; the line is the override's position."""
+OF_A_VARIANT = ("dataset", "model", "from", "pretrain", "finetune", "resources")
+"""What an axis may patch; the rest belongs to the experiment as a whole."""
+OF_THE_WHOLE = frozenset({"axes", "skip", "scales", "claims", "figures"})
+"""What the experiment of a variant leaves out."""
+ALIASES = {"start": "from", "against": "with", "end": "to"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One combination of levels. Its `experiment` has no axes, skip, scales, claims and figures: those compare variants."""
+
+    levels: Levels
+    experiment: Experiment
+    source: tuple[LoadedExperiment, Variant] | None = None
+    """Whose trained model this one starts from (`from`)."""
+    document: Node = field(repr=False, compare=False, kw_only=True)
+
+    def where(self, path: Sequence[str | int]) -> Mark | None:
+        """The place in the YAML that the value at `path` came from (a patch, perhaps); None for a default."""
+        return where(self.document, path)
+
+
+@dataclass(frozen=True)
+class LoadedExperiment:
+    name: str
+    path: Path
+    scale: str | None
+    experiment: Experiment
+    """The file with the scale's patch and the overrides applied."""
+    variants: tuple[Variant, ...]
+    seeds: list[int]
+    papers: dict[str, BibEntry]
+    """Those that the experiment and its claims cite."""
+    document: Node = field(repr=False, compare=False, kw_only=True)
+
+    def where(self, path: Sequence[str | int]) -> Mark | None:
+        """The place of the value at `path`; None for a default."""
+        return where(self.document, path)
+
+
+def load(
+    path: Path, *, scale: str | None = None, overrides: Sequence[str] = (), bibliography: Path | None = None
+) -> LoadedExperiment:
+    """The experiment of a file at a scale (without one: as the file stands), with `path=value` overrides.
+
+    `bibliography` is `papers.bib`, looked for above the file when absent. Raises SpecError with all problems of the file.
+    """
+    return _load(Path(path), scale, tuple(overrides), bibliography, ())
+
+
+def find_experiment(name: str, root: Path) -> Path:
+    """The file of the experiment called `name` (or the path `name`) under `root`. Raises SpecError."""
+    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
+        return Path(name)
+    files = sorted(path for path in Path(root).rglob("*.yaml") if path.is_file())
+    names = {path: path.relative_to(root).with_suffix("").as_posix() for path in files}
+    found = [path for path in files if name in (path.stem, names[path])]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        paths = [names[path] for path in found]
+        raise SpecError.single(
+            root, None, f"{len(found)} experiments are called '{cropped(name)}'", f"name one: {listed(paths, 'or')}"
+        )
+    hint = did_you_mean(name, [path.stem for path in files], "there are {}") or "the folder holds no .yaml file"
+    raise SpecError.single(root, None, f"no experiment is called '{cropped(name)}'", hint)
+
+
+def experiments_root(path: Path) -> Path:
+    """The folder that a file's `from` looks in: the `experiments` folder above it, else its own folder."""
+    return next((parent for parent in path.parents if parent.name == "experiments"), path.parent)
+
+
+def where(document: Node, path: Sequence[str | int]) -> Mark | None:
+    """The place of the value at `path`. A position is passed over where the file has one recipe instead of a list."""
+    node: Node | None = document
+    for part in path:
+        if isinstance(part, int) and node is not None and isinstance(node.children, dict):
+            continue
+        below = node.get(part) if node is not None else None
+        if below is None and node is not None and part in ALIASES:
+            below = node.get(ALIASES[part])  # type: ignore[index]
+        node = below
+    return None if node is None else node.mark
+
+
+def _load(
+    path: Path, scale: str | None, overrides: tuple[str, ...], bibliography: Path | None, above: tuple[Path, ...]
+) -> LoadedExperiment:
+    file = _File(path, bibliography, (*above, path.resolve()))
+    readings = {each: _Reading(file, each) for each in (None, *file.scales)}
+    if scale is not None and scale not in file.scales:
+        mark = file.document.keys.get("scales", file.document.mark)
+        hint = did_you_mean(scale, file.scales, "it has {}") or f"declare it: scales: {{{cropped(scale)}: {{}}}}"
+        file.report.add(mark, f"this file has no scale '{cropped(scale)}'", hint)
+    chosen = _Reading(file, scale, overrides) if overrides else readings.get(scale)
+    for reading in (*readings.values(), *([chosen] if overrides and chosen else [])):
+        reading.check(claims=reading is chosen or reading.scale is not None)
+    _merge(file.report, [finding for reading in file.readings for finding in reading.findings])
+    file.report.raise_if_any()
+    assert chosen is not None
+    assert chosen.experiment is not None
+    return LoadedExperiment(
+        name=path.stem,
+        path=path,
+        scale=scale,
+        experiment=chosen.experiment,
+        variants=tuple(chosen.variants),
+        seeds=list(range(chosen.experiment.seeds)),
+        papers={key: entry for key, entry in file.papers().items() if key in chosen.cited},
+        document=chosen.document,
+    )
+
+
+class _File:
+    """A file, its report, and what it refers to."""
+
+    def __init__(self, path: Path, bibliography: Path | None, loading: tuple[Path, ...]) -> None:
+        self.path, self.loading = path, loading
+        self.report = Report()
+        self.document = source.read(path, self.report)
+        self.readings: list[_Reading] = []
+        declared = self.document.get("scales")
+        self.scales = [name for name, _ in declared.items()] if declared is not None else []
+        self._bibliography = bibliography or find_bibliography(path)
+        self._papers: dict[str, BibEntry] | None = None
+        self._others: dict[tuple[str, str | None], LoadedExperiment | SpecError] = {}
+
+    @property
+    def lines(self) -> Sequence[str]:
+        return self.report.lines[str(self.path)]
+
+    def papers(self) -> dict[str, BibEntry]:
+        if self._papers is None:
+            self._papers = {}
+            if self._bibliography is not None:
+                try:
+                    self._papers = read_bibliography(self._bibliography)
+                except SpecError as error:
+                    self.report.extend(error)
+        return self._papers
+
+    @property
+    def bibliography(self) -> str:
+        return (
+            str(self._bibliography) if self._bibliography is not None else "papers.bib (there is none above this file)"
+        )
+
+    def other(self, name: str, scale: str | None) -> LoadedExperiment:
+        """Another experiment, at the same scale if it has it. Raises SpecError."""
+        known = self._others.get((name, scale))
+        if known is None:
+            known = self._others[name, scale] = self._load_other(name, scale)
+        if isinstance(known, SpecError):
+            raise known
+        return known
+
+    def _load_other(self, name: str, scale: str | None) -> LoadedExperiment | SpecError:
+        try:
+            path = find_experiment(name, experiments_root(self.path))
+            if path.resolve() in self.loading:
+                names = [each.stem for each in (*self.loading[self.loading.index(path.resolve()) :], path)]
+                return SpecError.single(path, None, f"it starts from itself: {' from '.join(names)}")
+            other = _load(path, None, (), self._bibliography, self.loading)
+            if scale in other.experiment.scales:
+                other = _load(path, scale, (), self._bibliography, self.loading)
+        except SpecError as error:
+            return error
+        return other
+
+
+@dataclass(frozen=True)
+class _Finding:
+    mark: Mark
+    message: str
+    hint: str | None
+    scale: str | None
+    levels: Levels | None
+    """The variant in which it was found, unless it is about the experiment as a whole."""
+    patched: bool
+    """Whether it was found inside a patch, so that its place tells where it comes from."""
+
+
+class _Reading:
+    """A file at a scale: its document, experiment and variants, and what is wrong with them."""
+
+    def __init__(self, file: _File, scale: str | None, overrides: Sequence[str] = ()) -> None:
+        self.file, self.scale, self.overrides = file, scale, overrides
+        self.document = file.document
+        self.experiment: Experiment | None = None
+        self.variants: list[Variant] = []
+        self.cited: set[str] = set()
+        self.findings: list[_Finding] = []
+        self.patches: set[int] = set()
+        """Ids of the nodes that patches have set."""
+        file.readings.append(self)
+
+    def find(
+        self, mark: Mark, message: str, hint: str | None = None, levels: Levels | None = None, *, patched: bool = False
+    ) -> None:
+        self.findings.append(_Finding(mark, message, hint, self.scale, levels, patched))
+
+    def check(self, *, claims: bool) -> None:
+        self._scale()
+        self._override()
+        self.experiment = self._validated(self.document, Experiment)
+        self._papers()
+        axes = self._axes()
+        if axes is None:
+            return
+        self._expand(axes, self._skip(axes))
+        self._figures(axes)
+        if claims:
+            self._claims(axes)
+
+    def _validated(self, document: Node, model: type[Experiment], levels: Levels | None = None) -> Experiment | None:
+        try:
+            return model.model_validate(document.data)
+        except ValidationError as error:
+            for path, mark, message, hint in explain(error, model, document):
+                self.find(mark, message, hint, levels, patched=self._is_patched(document, path))
+        return None
+
+    def _is_patched(self, document: Node, path: Iterable[str | int]) -> bool:
+        node: Node | None = document
+        for part in path:
+            node = node.get(part) if node is not None else None
+            if node is not None and id(node) in self.patches:
+                return True
+        return False
+
+    # The document of the scale
+
+    def _scale(self) -> None:
+        scales = self.file.document.get("scales")
+        patch = scales.get(self.scale) if scales is not None and self.scale is not None else None
+        for setting in settings(patch, self.file.lines) if patch is not None else ():
+            self._set(setting, "a scale")
+
+    def _override(self) -> None:
+        report = self.file.report
+        report.lines[COMMAND_LINE] = self.overrides
+        for number, text in enumerate(self.overrides, start=1):
+            path, equals, written = text.partition("=")
+            mark = Mark(COMMAND_LINE, number, 1)
+            if not equals:
+                self.find(mark, "an override is written path=value", patched=True)
+                continue
+            try:
+                value = source.parse(written, mark._replace(column=len(path) + 2), report)
+            except SpecError:
+                continue  # it is in the report
+            self._set(Setting.of(path, value, mark, self.overrides), "an override")
+
+    def _set(self, setting: Setting, who: str) -> None:
+        if setting.parts[0] == "scales":
+            self.find(setting.mark, f"{who} cannot change the scales", patched=True)
+            return
+        try:
+            self.document = apply(setting, self.document)
+            self.patches.add(id(setting.value))
+        except PatchError as error:
+            self.find(error.mark, error.message, error.hint, patched=True)
+
+    # The variants
+
+    def _axes(self) -> dict[str, dict[str, list[Setting]]] | None:
+        """Axis, level, patch; None where the file has something else, which validation has found."""
+        node = self.document.get("axes")
+        if node is None:
+            return {}
+        if not all(isinstance(part.children, dict) for part in _mappings(node)):
+            return None
+        axes: dict[str, dict[str, list[Setting]]] = {}
+        for axis, levels in node.items():
+            axes[axis] = {level: list(settings(patch, self.file.lines)) for level, patch in levels.items()}
+            if not axes[axis]:
+                self.find(node.keys[axis], f"the axis '{cropped(axis)}' has no levels")
+            for patch in axes[axis].values():
+                self._check_patch(patch)
+        return axes
+
+    def _check_patch(self, patch: list[Setting]) -> None:
+        for setting in patch:
+            first = setting.parts[0]
+            if first in Experiment.model_fields and first not in OF_A_VARIANT:
+                message = f"an axis cannot patch {first}: it belongs to the experiment as a whole"
+                self.find(setting.mark, message, f"an axis may patch {listed(OF_A_VARIANT)}", patched=True)
+            for other in patch:
+                if other is not setting and setting.inside(other):
+                    self.find(
+                        setting.mark,
+                        f"{setting.path} lies inside {other.path}, which this patch replaces",
+                        patched=True,
+                    )
+
+    def _skip(self, axes: Mapping[str, Mapping[str, object]]) -> list[dict[str, set[str]]]:
+        node = self.document.get("skip")
+        rules = []
+        for item in node.elements() if node is not None else ():
+            rule: dict[str, set[str]] = {}
+            for axis, levels in item.items():
+                written = levels.elements() if isinstance(levels.children, list) else [levels]
+                if self._check_axis(axis, item.keys[axis], axes):
+                    rule[axis] = {_level(each) for each in written if self._check_level(axis, each, axes)}
+            if rule and all(rule.values()):
+                rules.append(rule)
+        return rules
+
+    def _expand(self, axes: Mapping[str, Mapping[str, list[Setting]]], skip: list[dict[str, set[str]]]) -> None:
+        place = self.document.keys.get("axes", self.document.mark)
+        combinations = math.prod(map(len, axes.values()))
+        if combinations > MOST_COMBINATIONS:
+            self.find(
+                place, f"the axes have {combinations:,} combinations; at most {MOST_VARIANTS:,} variants are possible"
+            )
+            return
+        kept = [levels for levels in _product(axes) if not any(_matches(levels, rule) for rule in skip)]
+        if len(kept) > MOST_VARIANTS:
+            self.find(place, f"the axes give {len(kept):,} variants; at most {MOST_VARIANTS:,} are possible")
+            return
+        if not kept and combinations:
+            self.find(self.document.keys["skip"], "skip leaves no variant")
+        patches = [setting for levels in axes.values() for patch in levels.values() for setting in patch]
+        self.patches.update(id(setting.value) for setting in patches)
+        nulls = {id(setting.value) for setting in patches if setting.value.data is None}
+        base = self.document.without(OF_THE_WHOLE)
+        for levels in kept:
+            self._add_variant(levels, self._patched(base, levels, axes, nulls))
+        self._idle_axes(axes, base)
+
+    def _patched(
+        self, document: Node, levels: Levels, axes: Mapping[str, Mapping[str, list[Setting]]], nulls: set[int]
+    ) -> Node:
+        done: list[tuple[Setting, str]] = []
+        for axis, level in levels.items():
+            for setting in axes[axis][level]:
+                if setting.parts[0] in Experiment.model_fields and setting.parts[0] not in OF_A_VARIANT:
+                    continue
+                for earlier, other in done:
+                    if other != axis and earlier.inside(setting) and setting.value.data is not None:
+                        message = f"this replaces what the axis '{cropped(other)}' has set at {earlier.path}"
+                        hint = (
+                            "move this axis before it" if earlier.parts != setting.parts else "only one axis can set it"
+                        )
+                        self.find(setting.mark, message, hint, patched=True)
+                try:
+                    document = apply(setting, document, nulls)
+                    done.append((setting, axis))
+                except IntoNothing:
+                    continue
+                except PatchError as error:
+                    self.find(error.mark, error.message, error.hint, levels, patched=True)
+        return document
+
+    def _add_variant(self, levels: Levels, document: Node) -> None:
+        experiment = self._validated(document, Experiment, levels)
+        if experiment is None:
+            return
+        origin = self._origin(experiment, document, levels)
+        self.variants.append(Variant(levels, experiment, origin, document=document))
+
+    def _origin(
+        self, experiment: Experiment, document: Node, levels: Levels
+    ) -> tuple[LoadedExperiment, Variant] | None:
+        """The trained model that `from` names."""
+        if experiment.start is None:
+            return None
+        node = document.get("from")
+        assert node is not None
+        named = node.get("experiment")
+        assert named is not None
+        try:
+            other = self.file.other(experiment.start.experiment, self.scale)
+        except SpecError as error:
+            first = error.problems[0]
+            place = f" ({first.file}:{first.line})" if first.line else ""
+            self.find(
+                named.mark, f"{first.message}{place}", first.hint, levels, patched=self._is_patched(document, ("from",))
+            )
+            return None
+        matches = [v for v in other.variants if experiment.start.where.items() <= v.levels.items()]
+        if len(matches) == 1:
+            return other, matches[0]
+        axes = {axis: dict.fromkeys(v.levels[axis] for v in other.variants) for axis in _axes_of(other)}
+        chosen = node.get("where")
+        known = [self._check_pair(axis, level, chosen, axes) for axis, level in chosen.items()] if chosen else []
+        if all(known):
+            mark = chosen.mark if chosen is not None else node.mark
+            which = f"are {len(matches)} variants" if matches else "is no variant"
+            slice_ = f" with {levels_text(experiment.start.where)}" if experiment.start.where else ""
+            left = [axis for axis in axes if axis not in experiment.start.where]
+            hint = f"say which {listed(left)}" if matches and left else None
+            self.find(mark, f"there {which} of {other.name}{slice_}; it must be exactly one", hint, levels)
+        return None
+
+    def _idle_axes(self, axes: Mapping[str, Mapping[str, list[Setting]]], base: Node) -> None:
+        """Axes that change nothing, and levels that mean the same."""
+        keys = {tuple(variant.levels.values()): variant.experiment.model_dump_json() for variant in self.variants}
+        node = self.document.get("axes")
+        for position, (axis, levels) in enumerate(axes.items()):
+            assert node is not None
+            means: dict[str, dict[tuple[str, ...], str]] = {level: {} for level in levels}
+            for combination, key in keys.items():
+                rest = combination[:position] + combination[position + 1 :]
+                means[combination[position]][rest] = key
+            if self._changes_nothing(base, levels):
+                self.find(node.keys[axis], f"no level of the axis '{cropped(axis)}' changes anything")
+                continue
+            marks = node.children[axis].keys  # type: ignore[call-overload,index,union-attr]
+            for one, two in _equal_pairs(means):
+                message = (
+                    f"the levels '{cropped(one)}' and '{cropped(two)}' of the axis '{cropped(axis)}' mean the same"
+                )
+                self.find(marks[two], message)
+
+    def _changes_nothing(self, base: Node, levels: Mapping[str, list[Setting]]) -> bool:
+        try:
+            before = Experiment.model_validate(base.data)
+            for patch in levels.values():
+                document = base
+                for setting in patch:
+                    document = apply(setting, document)
+                if document is not base and Experiment.model_validate(document.data) != before:
+                    return False
+        except (PatchError, ValidationError):
+            return False
+        return bool(levels)
+
+    # What refers to axes and papers
+
+    def _check_axis(self, axis: str, mark: Mark, axes: Mapping[str, object]) -> bool:
+        if axis in axes:
+            return True
+        hint = did_you_mean(axis, axes, "the axes are {}") or "the experiment has no axes"
+        self.find(mark, f"no axis is called '{cropped(axis)}'", hint)
+        return False
+
+    def _check_level(self, axis: str, node: Node, axes: Mapping[str, Mapping[str, object]]) -> bool:
+        level = _level(node)
+        if level in axes[axis]:
+            return True
+        hint = did_you_mean(level, axes[axis], "its levels are {}")
+        self.find(node.mark, f"the axis '{cropped(axis)}' has no level '{cropped(level)}'", hint)
+        return False
+
+    def _check_pair(self, axis: str, node: Node, levels: Node | None, axes: Mapping[str, Mapping[str, object]]) -> bool:
+        assert levels is not None
+        return self._check_axis(axis, levels.keys[axis], axes) and self._check_level(axis, node, axes)
+
+    def _figures(self, axes: Mapping[str, object]) -> None:
+        node = self.document.get("figures")
+        for figure in node.elements() if node is not None else ():
+            for name in ("x", "lines"):
+                axis = figure.get(name)
+                if axis is not None and isinstance(axis.data, str):
+                    self._check_axis(axis.data, axis.mark, axes)
+
+    def _papers(self) -> None:
+        cited = [self.document.get("paper")]
+        claims = self.document.get("claims")
+        cited += [claim.get("paper") for claim in claims.elements()] if claims is not None else []
+        for node in cited:
+            for key in (node.elements() or [node]) if node is not None else ():
+                if not isinstance(key.data, str):
+                    continue
+                self.cited.add(key.data)
+                papers = self.file.papers()
+                if key.data not in papers:
+                    hint = did_you_mean(key.data, papers, "")
+                    self.find(key.mark, f"the paper '{cropped(key.data)}' is not in {self.file.bibliography}", hint)
+
+    def _claims(self, axes: Mapping[str, Mapping[str, object]]) -> None:
+        node = self.document.get("claims")
+        for item in node.elements() if node is not None else ():
+            try:
+                claim = Claim.model_validate(item.data)
+            except ValidationError:
+                continue  # found with the experiment
+            if self.scale is None or self.scale in claim.scales:
+                _ClaimCheck(self, item, claim, axes).check()
+
+
+class _ClaimCheck:
+    """Whether a claim speaks of axes, levels and variants that there are."""
+
+    def __init__(self, reading: _Reading, node: Node, claim: Claim, axes: Mapping[str, Mapping[str, object]]) -> None:
+        self.reading, self.node, self.claim, self.axes = reading, node, claim, axes
+
+    def check(self) -> None:
+        known = [self.levels(name) for name in ("where", "compare", "with")]
+        known += [self.repeated(), self.growth()]
+        if not all(known):
+            return
+        if self.claim.compare is not None and self.claim.compare == self.claim.against:
+            self.reading.find(self.node.keys["with"], "compare and with are the same")
+            return
+        if self.overlap():
+            return
+        for name, levels in (("compare", self.claim.compare), ("with", self.claim.against)):
+            self.some_variant(name, {**self.claim.where, **(levels or {})})
+
+    def levels(self, name: str) -> bool:
+        node = self.node.get(name)
+        checked = (
+            [self.reading._check_pair(axis, level, node, self.axes) for axis, level in node.items()] if node else []
+        )
+        return all(checked)
+
+    def repeated(self) -> bool:
+        node = self.node.get("for_each")
+        if node is None or node.data is None:
+            return True
+        named = node.elements() or [node]
+        return all([self.reading._check_axis(each.data, each.mark, self.axes) for each in named])
+
+    def growth(self) -> bool:
+        node = self.node.get("grows")
+        if node is None or self.claim.grows is None:
+            return True
+        axis, start, end = node.get("axis"), node.get("from"), node.get("to")
+        assert axis is not None
+        assert start is not None
+        assert end is not None
+        if not self.reading._check_axis(axis.data, axis.mark, self.axes):
+            return False
+        if self.claim.grows.start == self.claim.grows.end:
+            self.reading.find(end.mark, "grows from a level to the same level")
+            return False
+        return all([self.reading._check_level(axis.data, level, self.axes) for level in (start, end)])
+
+    def overlap(self) -> bool:
+        """Whether an axis has more than one role in the claim."""
+        compared = {**(self.claim.compare or {}), **(self.claim.against or {})}
+        roles: list[tuple[str, Iterable[str]]] = [("where", self.claim.where), ("for_each", self.claim.axes_repeated)]
+        if self.claim.grows is not None:
+            roles.append(("grows", [self.claim.grows.axis]))
+        taken: dict[str, str] = dict.fromkeys(compared, "compare and with")
+        for role, axes in roles:
+            for axis in axes:
+                if axis in taken:
+                    message = f"the axis '{cropped(axis)}' is in {taken[axis]} already"
+                    self.reading.find(self.node.keys[role], message)
+                    return True
+                taken[axis] = role
+        return False
+
+    def some_variant(self, name: str, levels: Levels) -> None:
+        variants = self.reading.variants
+        if not levels or not variants or any(levels.items() <= variant.levels.items() for variant in variants):
+            return
+        if any(finding.levels is not None for finding in self.reading.findings):
+            return  # the variants are incomplete, and it has been said why
+        mark = self.node.keys.get(name) or self.node.keys.get("where", self.node.mark)
+        self.reading.find(mark, f"skip leaves no variant with {levels_text(levels)}")
+
+
+def _merge(report: Report, findings: Iterable[_Finding]) -> None:
+    """Each problem once, with the scale or the variant where it shows, when its place does not tell."""
+    groups: dict[tuple[Mark, str], list[_Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.mark, finding.message), []).append(finding)
+    for (mark, message), found in groups.items():
+        if report.has(mark):
+            continue  # the YAML itself is wrong there: what follows from it is no news
+        first = found[0]
+        where = []
+        if not first.patched:
+            if all(each.levels for each in found):
+                distinct = {levels_text(each.levels or {}) for each in found}
+                more = f" and {len(distinct) - 1} more" if len(distinct) > 1 else ""
+                where.append(f"variant {levels_text(first.levels or {})}{more}")
+            scales = list(dict.fromkeys(each.scale for each in found))
+            if None not in scales and mark.file != COMMAND_LINE:
+                where.append(f"scale {listed([str(scale) for scale in scales])}")
+        report.add(mark, f"{message} ({'; '.join(where)})" if where else message, first.hint)
+
+
+def _mappings(axes: Node) -> Iterator[Node]:
+    """All that must be a mapping in `axes`: itself, every axis and every level."""
+    yield axes
+    for _, axis in axes.items():
+        yield axis
+        yield from (level for _, level in axis.items())
+
+
+def _product(axes: Mapping[str, Iterable[str]]) -> Iterator[Levels]:
+    for combination in itertools.product(*axes.values()):
+        yield dict(zip(axes, combination, strict=True))
+
+
+def _matches(levels: Levels, rule: Mapping[str, set[str]]) -> bool:
+    return all(levels[axis] in named for axis, named in rule.items())
+
+
+def _level(node: Node) -> str:
+    """A level's name; numbers stand for their text, as in `claims.Level`."""
+    return str(node.data).lower() if isinstance(node.data, bool) else str(node.data)
+
+
+def _equal_pairs(means: Mapping[str, Mapping[tuple[str, ...], str]]) -> Iterator[tuple[str, str]]:
+    """Levels that mean the same in every variant that has them."""
+    seen: dict[frozenset[tuple[tuple[str, ...], str]], str] = {}
+    for level, meaning in means.items():
+        if meaning:
+            first = seen.setdefault(frozenset(meaning.items()), level)
+            if first != level:
+                yield first, level
+
+
+def _axes_of(loaded: LoadedExperiment) -> list[str]:
+    return list(loaded.variants[0].levels) if loaded.variants else []
