@@ -8,11 +8,13 @@ otherwise. The file is the same, byte for byte, in scikit-learn 1.5 to 1.9; scik
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from dlpipe.datasets.examples import Examples
 from dlpipe.datasets.sources import DataError, Source
 from dlpipe.spec.datasets import Digits as DigitsSpec
+
+if TYPE_CHECKING:
+    from dlpipe.datasets.examples import Examples
 
 FILE = "digits.csv.gz"
 EXAMPLES = 1797
@@ -42,6 +44,8 @@ class Digits:
     @staticmethod
     def parse(folder: Path, spec: DigitsSpec) -> Examples:
         import numpy as np
+
+        from dlpipe.datasets.examples import Examples
 
         path = folder / FILE
         try:

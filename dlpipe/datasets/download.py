@@ -137,7 +137,7 @@ def _attempt(url: str, partial: Path, size: int | None, policy: Policy, update: 
         if fault:
             partial.unlink(missing_ok=True)
             raise DownloadError(fault)
-        most, received = size or policy.most_bytes, start
+        most, received = policy.most_bytes if size is None else size, start
         with partial.open("ab" if start else "wb") as file:
             for chunk in itertools.chain([first], arriving):
                 received += len(chunk)

@@ -17,6 +17,8 @@ from dlpipe.datasets.sources import DataError, Source
 from dlpipe.spec.datasets import Images as ImagesSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dlpipe.datasets.examples import Examples
 
 NPZ, IDX_IMAGES, IDX_LABELS = "images.npz", "images.idx", "labels.idx"
@@ -63,7 +65,7 @@ class Images:
         return _examples(arrays, {name: f"{spec.images}, array {name!r}" for name in arrays})
 
 
-def _examples(arrays: dict, names: dict[str, str]) -> Examples:  # type: ignore[type-arg]
+def _examples(arrays: dict[str, np.ndarray], names: dict[str, str]) -> Examples:
     """The checked arrays; `names` says what to call each in an error."""
     import numpy as np
 

@@ -5,12 +5,16 @@ training and 10,000 test pictures of 28x28 pixels with 256 shades, 10 classes.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from dlpipe.datasets.examples import Examples
 from dlpipe.datasets.sources import DataError, Source
 from dlpipe.spec.datasets import FashionMnist as FashionMnistSpec
 from dlpipe.spec.datasets import Mnist as MnistSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dlpipe.datasets.examples import Examples
 
 TRAINING = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", 60_000)
 TEST = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", 10_000)
@@ -24,7 +28,7 @@ def _sources(folders: tuple[str, ...], files: dict[str, tuple[int, str]]) -> tup
     )
 
 
-def _part(folder: Path, images: str, labels: str, count: int) -> tuple:  # type: ignore[type-arg]
+def _part(folder: Path, images: str, labels: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Inputs uint8 [count, 28, 28] and targets int64 [count]."""
     from dlpipe.datasets.examples import check_targets
     from dlpipe.datasets.idx import read_idx
@@ -37,6 +41,8 @@ def _part(folder: Path, images: str, labels: str, count: int) -> tuple:  # type:
 
 
 def _parse(folder: Path, classes: tuple[str, ...]) -> Examples:
+    from dlpipe.datasets.examples import Examples
+
     inputs, targets = _part(folder, *TRAINING)
     test_inputs, test_targets = _part(folder, *TEST)
     return Examples(inputs, targets, classes, 255.0, test_inputs, test_targets)

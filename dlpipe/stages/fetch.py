@@ -1,8 +1,8 @@
 """Fetch: every file of a data set, from wherever it can be had, verified by its sha256.
 
 For each file in turn: the user's own path, an installed package, what has been downloaded already, the mirrors, the
-URLs. The artifact is complete or absent. A download lies in `data/.partial/<sha256>`, apart from it, until all files are
-there, so that the next attempt goes on where this one stopped.
+URLs. The artifact is complete or absent. A download lies in `data/.partial/<sha256>`, apart from it, until all files
+are there, so that the next attempt goes on where this one stopped.
 """
 
 from __future__ import annotations
