@@ -18,9 +18,8 @@ from dlpipe.artifacts import RULES, Stage, Store
 from dlpipe.spec.base import Component
 from dlpipe.spec.claims import Levels
 from dlpipe.spec.experiment import Experiment, Phase
-from dlpipe.spec.problems import SpecError
 from dlpipe.spec.training import training_fields
-from dlpipe.spec.variants import LoadedExperiment, Variant, find_experiment, load
+from dlpipe.spec.variants import LoadedExperiment, Variant
 
 STAGE_VERSIONS = {"fetch": 1, "prepare": 1, "pretrain": 1, "finetune": 1, "evaluate": 1, "plot": 1}
 """Raised when a stage's own code (the loop, a split, what evaluate measures) gives other results for the same spec."""
@@ -83,7 +82,6 @@ class Plan:
     origins: dict[str, Origin] = field(default_factory=dict)
     resources: dict[str, dict[str, int]] = field(default_factory=dict)
     """Stage id to what its experiments ask of a cluster: the largest, where several share it."""
-    seed_blocks: dict[str, int] = field(default_factory=dict)
 
     def add(self, stage: Stage, origin: Origin | None = None) -> str:
         if stage.id not in self.stages:
@@ -123,7 +121,7 @@ class Plan:
 
 
 def make_plan(experiments: Sequence[LoadedExperiment]) -> Plan:
-    """Raises SpecError when an experiment cannot be planned, such as a `from` that names no variant."""
+    """The stages of loaded experiments. Raises StepError when a data set's own files cannot be read."""
     plan = Plan()
     for loaded in experiments:
         _add_experiment(plan, loaded)
@@ -269,19 +267,9 @@ class _Chain:
 
     def _from(self) -> str | None:
         """The id of another experiment's last phase, for the same seeds, if this one starts from it."""
-        source = self.experiment.start
-        if source is None:
+        if self.variant.source is None:
             return None
-        path = find_experiment(source.experiment, self.loaded.path.parent)
-        other = load(path, scale=self.loaded.scale if self.loaded.scale in _scales(path) else None)
-        matches = [v for v in other.variants if all(v.levels.get(a) == level for a, level in source.where.items())]
-        if len(matches) != 1:
-            raise SpecError.single(
-                self.loaded.path,
-                self.variant.where(("from",)),
-                f"from: {len(matches)} variants of {source.experiment} have {dict(source.where)}; it must be one",
-            )
-        return _Chain(self.plan, other, matches[0], self.seeds).phases[-1]
+        return _Chain(self.plan, *self.variant.source, self.seeds).phases[-1]
 
     def _evaluate(self) -> str:
         last = self.experiment.phases[-1]
@@ -300,10 +288,6 @@ class _Chain:
             inputs=inputs,
             seeds=self.seeds,
         )
-
-
-def _scales(path: Path) -> set[str]:
-    return set(load(path).experiment.scales)
 
 
 def _training(phase: Any) -> dict[str, Any]:

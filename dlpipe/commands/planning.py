@@ -13,14 +13,14 @@ from dlpipe.artifacts import Stage, Store, read_stage, write_stages
 from dlpipe.changes import History, Reason, explain
 from dlpipe.commands.options import examples, experiment_options, load_plan
 from dlpipe.plan import EXPERIMENTS, Plan
-from dlpipe.spec.variants import list_experiments, load
+from dlpipe.spec.variants import load
 
 
 @click.command("list", epilog=examples("dlpipe list", "dlpipe list --experiments config/experiments/pretraining"))
 @click.option("--experiments", "root", type=click.Path(path_type=Path), default=EXPERIMENTS, show_default=True, help="Folder of the experiment files.")
 def list_command(root: Path) -> None:
     """The experiments there are: name, scales, title."""
-    for path in list_experiments(root):
+    for path in sorted(root.rglob("*.yaml")):
         loaded = load(path)
         scales = " ".join(loaded.experiment.scales) or "one scale"
         click.echo(f"{path.parent.name + '/' + loaded.name:28} {scales:16} {loaded.experiment.title}")

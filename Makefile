@@ -1,0 +1,33 @@
+# make run    builds the environment, runs the demo experiments, writes the report
+# make test   builds the environment, passes the tests
+# make env    only builds the environment (.venv)
+# make clean  removes the environment and everything computed
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.built-from-lock
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: run test quick env clean
+
+run: $(STAMP)
+	snakemake --cores all
+	@echo "The report: $(CURDIR)/results/report/demo.html"
+
+test: $(STAMP)
+	python -m pytest
+
+quick: $(STAMP)
+	python -m pytest -m "not slow"
+
+env: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dlpipe needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Say which to use: make run PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .snakemake data/raw data/prepared results/*/ results/.checkpoints results/.locks
