@@ -1,4 +1,4 @@
-"""The two bases of everything declared: `Spec`, a frozen record, and `Component`, a record with a `kind` out of a registry.
+"""The two bases of what is declared: `Spec`, a frozen record, and `Component`, one with a `kind` out of a registry.
 
 A component's spec says what may be declared and which class does the work; that class is imported only when a stage
 runs, so that planning never pays for torch. The work's results are pinned by `version`: raise it when they change.
@@ -7,7 +7,7 @@ runs, so that planning never pays for torch. The work's results are pinned by `v
 from __future__ import annotations
 
 import importlib
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
@@ -34,6 +34,8 @@ class Component(Spec):
     family: ClassVar[str]
     version: ClassVar[int] = 1
     implementation: ClassVar[str] = ""
+    if TYPE_CHECKING:
+        kind: str  # in final subclasses
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -49,7 +51,7 @@ class Component(Spec):
     @property
     def component(self) -> str:
         """The name under which versions are recorded, such as `layer.rbm`."""
-        return f"{self.family}.{self.kind}"  # type: ignore[attr-defined]
+        return f"{self.family}.{self.kind}"
 
     def arguments(self) -> dict[str, Any]:
         """The declared fields, less `kind`: the keyword arguments of the implementation."""
@@ -75,16 +77,6 @@ def _with_kind(value: object) -> object:
     return value
 
 
-def one_or_many(item: Any) -> Any:
-    """One `item`, or a list of them (a tuple, once validated)."""
-    many = Annotated[tuple[item, ...], Many, Tag("many")]
-    return Annotated[Annotated[item, Tag("one")] | many, Discriminator(_one_or_many)]
-
-
-def _one_or_many(value: object) -> str:
-    return "many" if isinstance(value, list | tuple) else "one"
-
-
 def misuse(message: str, *field: str | int) -> PydanticCustomError:
     """To be raised by a validator of a whole record; the message is shown at `field`, a path from the record."""
     return PydanticCustomError("misuse", "{message}", {"message": message, "field": field})
@@ -98,6 +90,17 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 Many = Field(strict=False)
 """For a tuple field: YAML has lists only."""
 
+
+def _one_or_many(value: object) -> str:
+    return "many" if isinstance(value, list | tuple) else "one"
+
+
+Item = TypeVar("Item")
+OneOrMany = Annotated[
+    Annotated[Item, Tag("one")] | Annotated[tuple[Item, ...], Many, Tag("many")], Discriminator(_one_or_many)
+]
+"""One item, or a list of them (a tuple, once validated)."""
+
 __all__ = [
     "FAMILIES",
     "Component",
@@ -105,11 +108,11 @@ __all__ = [
     "Many",
     "NonNegativeFloat",
     "NonNegativeInt",
+    "OneOrMany",
     "PositiveFloat",
     "PositiveInt",
     "Probability",
     "Spec",
     "misuse",
     "one_of",
-    "one_or_many",
 ]

@@ -92,7 +92,7 @@ def _entry(key: str, fields: dict[str, str]) -> BibEntry:
 
 def _fields(text: str, position: int, name: str, report: Report) -> tuple[dict[str, str], int]:
     """The fields up to the entry's closing brace, and the position after it."""
-    fields = {}
+    fields: dict[str, str] = {}
     while True:
         position = _skip(text, position, " \t\r\n,")
         if position >= len(text) or text[position] == "}":

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dlpipe.spec.base import Many, NonNegativeFloat, PositiveFloat, Spec, misuse, one_or_many
+from dlpipe.spec.base import Many, NonNegativeFloat, OneOrMany, PositiveFloat, Spec, misuse
 
 
 def _as_text(value: object) -> object:
@@ -18,8 +18,8 @@ Level = Annotated[str, BeforeValidator(_as_text)]
 Levels = dict[str, Level]
 """Axis to level: one cell, or one slice, of the comparison."""
 
-SCALES = ("demo", "lab", "paper")
 Scale = Literal["demo", "lab", "paper"]
+SCALES: tuple[Scale, ...] = ("demo", "lab", "paper")
 
 
 class Growth(Spec):
@@ -31,7 +31,7 @@ class Growth(Spec):
 
 
 class Claim(Spec):
-    """A comparison (`compare` against `with`, paired by seed), its growth along an axis, or a value (`value` within `tolerance`)."""
+    """A comparison (`compare` with `with`, by seed), its growth along an axis, or a value with a tolerance."""
 
     says: str = Field(min_length=1, description="the claim, in a sentence")
     source: str | None = Field(None, description="where the paper says so: figure, table, section")
@@ -41,7 +41,7 @@ class Claim(Spec):
     where: Levels = Field(default_factory=dict, description="the slice the claim speaks of")
     compare: Levels | None = Field(None, description="the levels that should be better")
     against: Levels | None = Field(None, alias="with", description="the levels they are compared with")
-    for_each: one_or_many(str) | None = Field(None, description="axes at whose every level it must hold")
+    for_each: OneOrMany[str] | None = Field(None, description="axes at whose every level it must hold")
     margin: NonNegativeFloat = Field(0.0, description="smallest gain that counts, in the metric's unit")
     grows: Growth | None = None
     value: float | None = Field(None, description="the paper's value, in the metric's unit")

@@ -43,7 +43,7 @@ class DatasetSpec(Component):
 
 
 class Digits(DatasetSpec):
-    """1,797 handwritten digits of 8x8 pixels (Alpaydin and Kaynak 1998), shipped with scikit-learn: needs no network."""
+    """1,797 handwritten digits of 8x8 pixels (Alpaydin and Kaynak 1998), part of scikit-learn: no network."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.digits:Digits"
     kind: Literal["digits"] = "digits"

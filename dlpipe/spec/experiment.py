@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from dlpipe.spec import datasets, figures, layers, models, tasks  # noqa: F401 - they register their kinds
-from dlpipe.spec.base import Many, PositiveInt, Spec, misuse, one_of, one_or_many
+from dlpipe.spec import datasets, figures, layers, models, tasks
+from dlpipe.spec.base import Many, OneOrMany, PositiveInt, Spec, misuse, one_of
 from dlpipe.spec.claims import Claim, Level, Levels, Scale
 from dlpipe.spec.training import TrainingSpec
 
-Dataset = one_of("dataset")
-Layer = one_of("layer")
-Model = one_of("model")
-Task = one_of("task")
-Figure = one_of("figure")
+if TYPE_CHECKING:
+    Dataset = datasets.DatasetSpec
+    Layer = layers.LayerSpec
+    Model = models.ModelSpec
+    Task = tasks.TaskSpec
+    Figure = figures.FigureSpec
+else:  # any of the registered kinds
+    Dataset = one_of("dataset")
+    Layer = one_of("layer")
+    Model = one_of("model")
+    Task = one_of("task")
+    Figure = one_of("figure")
 
 Patch = dict[str, Any]
 """Dotted path to the value that is set there; it replaces what was there, it does not merge."""
@@ -24,7 +31,7 @@ Patch = dict[str, Any]
 class Pretrain(TrainingSpec):
     """How one layer is trained, on the representation of the layers below it, without labels."""
 
-    layer: Layer  # type: ignore[valid-type]
+    layer: Layer
 
 
 class Select(Spec):
@@ -37,7 +44,7 @@ class Select(Spec):
 class Phase(TrainingSpec):
     """One phase of fine-tuning the whole model."""
 
-    task: Task  # type: ignore[valid-type]
+    task: Task
     select: Select | None = None
 
 
@@ -59,14 +66,14 @@ class Resources(Spec):
 class Experiment(Spec):
     title: str = Field(min_length=1)
     question: str | None = Field(None, description="what the experiment asks, for the report")
-    paper: one_or_many(str) | None = Field(None, description="keys in papers.bib")
-    dataset: Dataset  # type: ignore[valid-type]
-    model: Model  # type: ignore[valid-type]
+    paper: OneOrMany[str] | None = Field(None, description="keys in papers.bib")
+    dataset: Dataset
+    model: Model
     start: From | None = Field(None, alias="from")
-    pretrain: one_or_many(Pretrain) | None = Field(
+    pretrain: OneOrMany[Pretrain] | None = Field(
         None, description="one recipe for every layer, or a list with one a layer, from the bottom up"
     )
-    finetune: one_or_many(Phase) = Field(description="one phase, or a list of phases in their order")
+    finetune: OneOrMany[Phase] = Field(description="one phase, or a list of phases in their order")
     axes: dict[str, dict[Level, Patch]] = Field(
         default_factory=dict, description="the comparison: axes, their levels, each a patch"
     )
@@ -77,7 +84,7 @@ class Experiment(Spec):
     seeds_per_job: PositiveInt | None = Field(None, description="seeds trained by one job; all of them if absent")
     scales: dict[Scale, Patch] = Field(default_factory=dict, description="the same experiment in other sizes")
     claims: Annotated[tuple[Claim, ...], Many] = ()
-    figures: Annotated[tuple[Figure, ...], Many] = ()  # type: ignore[valid-type]
+    figures: Annotated[tuple[Figure, ...], Many] = ()
     resources: Resources = Resources()
 
     @model_validator(mode="after")

@@ -74,8 +74,8 @@ def _wrong_kind(path: Path, family: str, root: Node, at: Path) -> Explained:
     kinds = list(FAMILIES[family])
     node = _find(root, (*path, "kind"))
     if node is None:
-        hint = f"it may be {listed(kinds, 'or')}"
-        return at + path, _key_mark(root, path), f"{path_text(at + path)} lacks its kind", hint
+        message = f"{path_text(at + path)} lacks its kind"
+        return at + path, _key_mark(root, path), message, f"it may be {listed(kinds, 'or')}"
     if isinstance(node.data, str):
         hint = did_you_mean(node.data, kinds, "it may be {}")
         return at + path, node.mark, f"unknown kind {described(node.data)} of {family}", hint
@@ -92,10 +92,9 @@ def expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     base, metadata = _peeled(annotation, metadata)
     if _is_union(base):
         members = [member for member in get_args(base) if member is not types.NoneType]
-        words = " or ".join(dict.fromkeys(expected(member) for member in members))
-        if _family(base):
-            words = "a mapping with a 'kind'"
-        return f"{words}, or null" if types.NoneType in get_args(base) else words
+        union = " or ".join(dict.fromkeys(expected(member) for member in members))
+        union = "a mapping with a 'kind'" if _family(base) else union
+        return f"{union}, or null" if types.NoneType in get_args(base) else union
     if _is_model(base):
         if issubclass(base, Component):
             return "a mapping with a 'kind'"
@@ -115,16 +114,14 @@ def expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 
 
 def _bounds(metadata: Sequence[Any]) -> str:
-    bounds = {
-        name: getattr(each, name) for each in metadata for name in ("gt", "ge", "lt", "le") if hasattr(each, name)
-    }
-    bounds = {name: f"{value:g}" for name, value in bounds.items() if value is not None}
-    low, high = next((n for n in ("gt", "ge") if n in bounds), ""), next((n for n in ("lt", "le") if n in bounds), "")
-    upper = {"lt": f"below {bounds.get('lt')}", "le": f"up to {bounds.get('le')}", "": ""}[high]
-    if low == "gt":
+    names = ("gt", "ge", "lt", "le")
+    values = {name: getattr(each, name) for each in metadata for name in names if hasattr(each, name)}
+    bounds = {name: f"{value:g}" for name, value in values.items() if value is not None}
+    upper = f"below {bounds['lt']}" if "lt" in bounds else f"up to {bounds['le']}" if "le" in bounds else ""
+    if "gt" in bounds:
         return f" above {bounds['gt']}" + (f" and {upper}" if upper else "")
-    if low == "ge":
-        return f" from {bounds['ge']} {'to ' if high == 'lt' else ''}{upper}" if upper else f", {bounds['ge']} or more"
+    if "ge" in bounds:
+        return f", {bounds['ge']} or above" + (f" and {upper}" if upper else "")
     return f" {upper}" if upper else ""
 
 
@@ -152,7 +149,8 @@ def _resolve(model: Any, location: Sequence[str | int], *, keep_last: bool) -> t
     """Path in the document (pydantic's location less the tags of unions), the type there with its constraints, and the
     record that holds it."""
     path: list[str | int] = []
-    annotation, metadata, owner = model, (), model
+    annotation, owner = model, model
+    metadata: Sequence[Any] = ()
     for index, element in enumerate(location):
         annotation, metadata, owner, tag = _step(annotation, metadata, owner, element)
         last = index == len(location) - 1
@@ -164,6 +162,7 @@ def _resolve(model: Any, location: Sequence[str | int], *, keep_last: bool) -> t
 def _step(
     annotation: Any, metadata: Sequence[Any], owner: Any, element: str | int
 ) -> tuple[Any, Sequence[Any], Any, bool]:
+    """The type, constraints and record one element further, and whether the element is the tag of a union."""
     base, metadata = _peeled(annotation, metadata)
     if _is_union(base):
         members = [member for member in get_args(base) if member is not types.NoneType]

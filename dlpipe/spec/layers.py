@@ -19,7 +19,7 @@ class LayerSpec(Component):
 
 
 class Rbm(LayerSpec):
-    """Restricted Boltzmann machine, trained by contrastive divergence (Hinton 2002) or persistent chains (Tieleman 2008)."""
+    """Restricted Boltzmann machine: contrastive divergence (Hinton 2002) or persistent chains (Tieleman 2008)."""
 
     implementation: ClassVar[str] = "dlpipe.layers.rbm:RBM"
     kind: Literal["rbm"] = "rbm"
@@ -50,5 +50,5 @@ class Autoencoder(LayerSpec):
     tied: bool = Field(True, description="the decoder's weights are the encoder's, transposed")
     reconstruction: Literal["cross_entropy", "squared"] = Field(
         "cross_entropy",
-        description="summed over inputs, averaged over examples; squared has a linear output, cross_entropy a sigmoid one",
+        description="summed over inputs, averaged over examples; squared: linear output, cross_entropy: sigmoid",
     )

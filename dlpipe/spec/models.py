@@ -34,8 +34,8 @@ class Mlp(ModelSpec):
     activation: Literal["sigmoid", "tanh", "relu"] = "sigmoid"
     init: Literal["uniform_fan_in", "glorot_uniform", "glorot_sigmoid", "he_normal", "zeros"] = Field(
         "uniform_fan_in",
-        description="uniform_fan_in: U(-1/sqrt(fan_in), +); glorot_uniform: U(-sqrt(6/(in+out)), +); glorot_sigmoid: four times "
-        "that (Glorot and Bengio 2010); he_normal: N(0, 2/fan_in); biases are 0",
+        description="uniform_fan_in: U(-1/sqrt(fan_in), +); glorot_uniform: U(-sqrt(6/(in+out)), +); "
+        "glorot_sigmoid: four times that (Glorot and Bengio 2010); he_normal: N(0, 2/fan_in); biases are 0",
     )
     dropout: Probability = Field(0.0, description="share of hidden units silenced in training")
 

@@ -93,11 +93,7 @@ def _key(setting: Setting, node: Node, index: int) -> str | int:
     if node.children is None:
         raise PatchError(mark, f"{here} is {described(node.data)}: it has no part '{cropped(part)}'")
     length = len(node.children)
-    positions = (
-        f"its items are {' and '.join(str(n) for n in dict.fromkeys((0, length - 1)))}" if length else "it is empty"
-    )
-    if length > 2:
-        positions = f"its items are 0 to {length - 1}"
+    positions = f"its items are 0 to {length - 1}" if length > 1 else "it has item 0 alone" if length else "it is empty"
     if not (part.isascii() and part.isdecimal()):
         raise PatchError(mark, f"{here} is a list: it has no part '{cropped(part)}'", positions)
     if len(part) > 9 or int(part) >= length:

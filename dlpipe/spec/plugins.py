@@ -1,7 +1,7 @@
 """Kinds from other packages.
 
-A package names a module in its entry-point group `dlpipe.kinds`; importing the module declares `Component` subclasses. It
-may import `dlpipe.spec.base`, `datasets`, `layers`, `models`, `tasks`, `figures`, `optimizers` and `schedules`, but not
+A package names a module in its entry-point group `dlpipe.kinds`; importing it declares `Component` subclasses. It may
+import `dlpipe.spec.base`, `datasets`, `layers`, `models`, `tasks`, `figures`, `optimizers` and `schedules`, but not
 `training` or `experiment`, which join all kinds into types and so come after it.
 """
 

@@ -57,8 +57,8 @@ class SpecError(Exception):
     @classmethod
     def single(cls, file: object, mark: Mark | None, message: str, hint: str | None = None) -> SpecError:
         """One problem: at a place, or about the file (or folder) as a whole."""
-        place = (str(file), None, None) if mark is None else tuple(mark)
-        return cls([Problem(*place, message, hint)])
+        line, column = (mark.line, mark.column) if mark else (None, None)
+        return cls([Problem(mark.file if mark else str(file), line, column, message, hint)])
 
     def __str__(self) -> str:
         parts = [str(problem) for problem in self.problems[:SHOWN]]

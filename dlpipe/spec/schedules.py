@@ -24,7 +24,7 @@ class Duration(Spec):
         return self
 
     def in_steps(self, examples: int, batch_size: int) -> int:
-        """Steps (at least 1) for a training set of `examples` in batches of `batch_size`; a short last batch counts as a step."""
+        """Steps (at least 1) for `examples` training examples in batches; a short last batch counts as a step."""
         per_epoch = -(-examples // batch_size)
         if self.steps is not None:
             return self.steps

@@ -1,7 +1,7 @@
 """YAML 1.2 with a mark for every key and value, and limits for what a file may do to its reader.
 
-PyYAML's parser makes the events; the nodes are built here, because its own constructor reads YAML 1.1 (`1e-3` a text, `on`
-true, `1:30` ninety), lets a later key overwrite an earlier one, and has no limit on aliases or depth.
+PyYAML's parser makes the events; nodes are built here, since its constructor reads YAML 1.1 (`1e-3` a text, `on` true,
+`1:30` ninety), lets a later key overwrite an earlier one, and has no limit on aliases or depth.
 """
 
 from __future__ import annotations
@@ -254,9 +254,8 @@ class _Builder:
         if node.children is not None:
             self.report.add(mark, f"a key must be a single word, not {described(node.data)}")
         elif node.data is None:
-            self.report.add(
-                mark, "a key is missing before this ':'" if event_is_empty(event) else "null cannot be a key"
-            )
+            empty = isinstance(event, yaml.ScalarEvent) and event.value == ""
+            self.report.add(mark, "a key is missing before this ':'" if empty else "null cannot be a key")
         elif node.data == "<<":
             self.report.add(mark, "merge keys (<<) are not part of YAML 1.2", "write the keys out")
         else:
@@ -300,10 +299,6 @@ class _Builder:
     def at(self, mark: Any) -> Mark:
         column = mark.column + (self.start.column if mark.line == 0 else 1)
         return Mark(self.start.file, self.start.line + mark.line, column)
-
-
-def event_is_empty(event: Any) -> bool:
-    return isinstance(event, yaml.ScalarEvent) and event.value == ""
 
 
 def described(value: Any) -> str:

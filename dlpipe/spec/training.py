@@ -1,8 +1,8 @@
-"""How something is trained: how long, by which optimiser and schedule, when to stop. Pretraining and fine-tuning share it."""
+"""How something is trained, be it a layer or the whole: how long, by which optimiser and schedule, when to stop."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,17 +28,21 @@ class EarlyStopping(Spec):
     patience: Duration
 
 
-plugins.load()  # before the kinds are joined into types
-Optimizer = one_of("optimizer")
-Schedule = one_of("schedule")
+if TYPE_CHECKING:
+    Optimizer = OptimizerSpec
+    Schedule = ScheduleSpec
+else:  # any of the registered kinds
+    plugins.load()
+    Optimizer = one_of("optimizer")
+    Schedule = one_of("schedule")
 
 
 class TrainingSpec(Spec):
     """What pretraining of a layer and every phase of fine-tuning have in common."""
 
     duration: Duration
-    optimizer: Optimizer  # type: ignore[valid-type]
-    schedule: Schedule = Constant()  # type: ignore[valid-type]
+    optimizer: Optimizer
+    schedule: Schedule = Constant()
     batch_size: PositiveInt = Field(20, description="examples a step; the last batch of an epoch may be shorter")
     clip_norm: PositiveFloat | None = Field(None, description="largest Euclidean norm of the whole gradient")
     early_stopping: EarlyStopping | None = None

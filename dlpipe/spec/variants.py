@@ -1,4 +1,4 @@
-"""What an experiment's file means: the scale's patch, the overrides, then the product of its axes, each variant checked.
+"""What an experiment's file means: the scale's patch, the overrides, the product of its axes, every variant checked.
 
 A file is checked as it stands and at every scale that it declares, so that a problem of `lab` shows when `demo` is
 planned. All problems come at once, as a SpecError.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from dlpipe.spec import source
 from dlpipe.spec.bibliography import BibEntry, find_bibliography, read_bibliography
-from dlpipe.spec.claims import SCALES, Claim, Levels
+from dlpipe.spec.claims import Claim, Levels
 from dlpipe.spec.experiment import Experiment
 from dlpipe.spec.explain import explain
 from dlpipe.spec.patches import IntoNothing, PatchError, Setting, apply, settings
@@ -37,7 +38,7 @@ ALIASES = {"start": "from", "against": "with", "end": "to"}
 
 @dataclass(frozen=True)
 class Variant:
-    """One combination of levels. Its `experiment` has no axes, skip, scales, claims and figures: those compare variants."""
+    """One combination of levels. Its `experiment` lacks axes, skip, scales, claims and figures: they compare."""
 
     levels: Levels
     experiment: Experiment
@@ -73,7 +74,7 @@ def load(
 ) -> LoadedExperiment:
     """The experiment of a file at a scale (without one: as the file stands), with `path=value` overrides.
 
-    `bibliography` is `papers.bib`, looked for above the file when absent. Raises SpecError with all problems of the file.
+    `bibliography` is looked for above the file when absent. Raises SpecError with all problems of the file.
     """
     return _load(Path(path), scale, tuple(overrides), bibliography, ())
 
@@ -88,10 +89,8 @@ def find_experiment(name: str, root: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        paths = [names[path] for path in found]
-        raise SpecError.single(
-            root, None, f"{len(found)} experiments are called '{cropped(name)}'", f"name one: {listed(paths, 'or')}"
-        )
+        message = f"{len(found)} experiments are called '{cropped(name)}'"
+        raise SpecError.single(root, None, message, f"name one: {listed([names[path] for path in found], 'or')}")
     hint = did_you_mean(name, [path.stem for path in files], "there are {}") or "the folder holds no .yaml file"
     raise SpecError.single(root, None, f"no experiment is called '{cropped(name)}'", hint)
 
@@ -172,9 +171,9 @@ class _File:
 
     @property
     def bibliography(self) -> str:
-        return (
-            str(self._bibliography) if self._bibliography is not None else "papers.bib (there is none above this file)"
-        )
+        if self._bibliography is None:
+            return "papers.bib, which is nowhere above this file"
+        return min(str(self._bibliography), os.path.relpath(self._bibliography), key=len)
 
     def other(self, name: str, scale: str | None) -> LoadedExperiment:
         """Another experiment, at the same scale if it has it. Raises SpecError."""
@@ -542,7 +541,8 @@ class _ClaimCheck:
         if node is None or node.data is None:
             return True
         named = node.elements() or [node]
-        return all([self.reading._check_axis(each.data, each.mark, self.axes) for each in named])
+        known = [self.reading._check_axis(each.data, each.mark, self.axes) for each in named]
+        return all(known)
 
     def growth(self) -> bool:
         node = self.node.get("grows")
@@ -557,7 +557,8 @@ class _ClaimCheck:
         if self.claim.grows.start == self.claim.grows.end:
             self.reading.find(end.mark, "grows from a level to the same level")
             return False
-        return all([self.reading._check_level(axis.data, level, self.axes) for level in (start, end)])
+        known = [self.reading._check_level(axis.data, level, self.axes) for level in (start, end)]
+        return all(known)
 
     def overlap(self) -> bool:
         """Whether an axis has more than one role in the claim."""
