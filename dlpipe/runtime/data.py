@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+import dlpipe.spec.training  # noqa: F401 - registers every kind, those of other packages too
 from dlpipe.artifacts import Artifact, ArtifactError, Store
 from dlpipe.spec.base import FAMILIES, Component
 

@@ -25,7 +25,8 @@ from dlpipe.runtime.optimizers import Optimizer
 from dlpipe.runtime.schedules import schedule
 from dlpipe.runtime.stopping import Interrupted, Stopping
 from dlpipe.runtime.streams import stream
-from dlpipe.spec.training import EarlyStopping, HalveOnPlateau, TrainingSpec
+from dlpipe.spec.schedules import HalveOnPlateau
+from dlpipe.spec.training import EarlyStopping, TrainingSpec
 
 Scalars = Mapping[str, Tensor]
 Step = Callable[..., Scalars]

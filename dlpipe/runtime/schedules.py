@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from dlpipe.spec.training import Duration, ScheduleSpec
+from dlpipe.spec.schedules import Duration, ScheduleSpec
 
 Schedule = Callable[[int, int, Sequence[float]], float]
 

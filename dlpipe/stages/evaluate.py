@@ -9,9 +9,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-import dlpipe.spec.layers
-import dlpipe.spec.models
-import dlpipe.spec.tasks  # noqa: F401 - they register their kinds
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.runtime import devices, history
 from dlpipe.runtime.data import Layers, Split, Stack, build, component, features, read_split, read_weights

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
-import dlpipe.spec.models
-import dlpipe.spec.tasks  # noqa: F401 - they register their kinds
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.progress import say
 from dlpipe.runtime.block import Block, block

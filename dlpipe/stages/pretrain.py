@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import dlpipe.spec.layers  # noqa: F401 - registers its kinds
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.runtime.block import Block, block
 from dlpipe.runtime.data import Layers, build, chunks, component, features, read_split
