@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ def _summary(plan: Plan, to_run: set[str], reasons: dict[str, Reason]) -> list[s
     lines = [
         f"{e.name}: {len(e.variants)} variants, {len(e.loaded.seeds)} seeds each, scale {e.loaded.scale}" for e in plan.experiments
     ]
-    chains = [i for i in plan.unshared_stages()]
-    lines.append(f"{len(plan.stages)} stages; without sharing {len(chains) + len(plan.experiments)}; {len(to_run)} to run")
+    unshared = len(plan.unshared_stages()) + len(plan.experiments)
+    lines.append(f"{len(plan.stages)} stages; without sharing {unshared}; {len(to_run)} to run")
     known = [r.seconds for r in reasons.values() if r.seconds is not None]
     if known:
         without = len(reasons) - len(known)
@@ -82,30 +82,38 @@ def _tree(plan: Plan, store: Store, to_run: set[str], reasons: dict[str, Reason]
     for stage in plan.stages.values():
         children.setdefault(_parent(stage), []).append(stage)
     users = plan.users()
-    lines: list[str] = []
+    rows: list[tuple[str, Stage]] = []
 
-    def walk(stage: Stage, lead: str, last: bool, root: bool) -> None:
-        branch = "" if root else lead + ("└─ " if last else "├─ ")
-        shared = len(users.get(stage.id, ()))
-        note = f"for {shared} variants" if shared > 1 else ""
-        lines.append(f"{branch + stage.rule + ' ' + stage.id:64} {_state(stage, store, to_run, reasons):8} {note}".rstrip())
+    def walk(stage: Stage, lead: str, branch: str) -> None:
+        rows.append((f"{lead}{branch}{stage.rule} {stage.id}", stage))
         below = children.get(stage.id, [])
-        for n, child in enumerate(below):
-            walk(child, lead + ("" if root else "   " if last else "│  "), n == len(below) - 1, False)
+        inner = lead + {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
+        for child in below:
+            walk(child, inner, "└─ " if child is below[-1] else "├─ ")
 
     for stage in children[None]:
-        walk(stage, "", True, True)
-    return lines
+        walk(stage, "", "")
+    width = max(len(text) for text, _ in rows)
+    return [
+        f"{text:{width}}  {_state(stage, store, to_run, reasons)}{_for_whom(users.get(stage.id, []))}".rstrip()
+        for text, stage in rows
+    ]
+
+
+def _for_whom(users: Sequence[tuple[str, Mapping[str, str]]]) -> str:
+    if len(users) == 1:
+        return "  " + " ".join(f"{axis}={level}" for axis, level in users[0][1].items())
+    return f"  for {len(users)} variants" if users else ""
 
 
 def _state(stage: Stage, store: Store, to_run: set[str], reasons: dict[str, Reason]) -> str:
     if stage.id not in to_run:
-        return "done" if store.is_done(stage.rule, stage.id) else "not needed"
+        return "done   " if store.is_done(stage.rule, stage.id) else "not needed"
     reason = reasons[stage.id]
     if reason.changes:
         more = f" and {len(reason.changes) - 1} more" if len(reason.changes) > 1 else ""
         return f"to run: {reason.changes[0]}{more}"
-    return "to run"
+    return "to run "
 
 
 def _as_json(plan: Plan, store: Store, reasons: dict[str, Reason]) -> dict[str, Any]:

@@ -101,7 +101,8 @@ class Evidence:
     def judgements(self) -> list[Judgement]:
         """One for each claim, in the order of the file."""
         results = self.results()
-        return [judge(claim, results, self.loaded.scale) for claim in self.loaded.experiment.claims]
+        experiment = self.loaded.experiment
+        return [judge(claim.settled(experiment.own_levels), results, self.loaded.scale) for claim in experiment.claims]
 
     def drawings(self) -> list[Drawing]:
         if self.figures is None:

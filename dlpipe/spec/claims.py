@@ -70,6 +70,14 @@ class Claim(Spec):
             return ()
         return (self.for_each,) if isinstance(self.for_each, str) else self.for_each
 
+    def settled(self, own_levels: Levels) -> Claim:
+        """The claim with every axis it leaves out held at that axis's own level `{}`, where there is one."""
+        named = {*self.where, *(self.compare or ()), *(self.against or ()), *self.axes_repeated}
+        if self.grows is not None:
+            named.add(self.grows.axis)
+        missing = {axis: level for axis, level in own_levels.items() if axis not in named}
+        return self.model_copy(update={"where": {**missing, **self.where}})
+
     @property
     def lower_is_better(self) -> bool:
         if self.better is not None:
