@@ -23,7 +23,7 @@ TRAINING_PART, TEST_PART = 0, 1
 
 @dataclass(frozen=True)
 class Order:
-    """Two orders of the same examples, positions [N]: prefixes of `held_out` are proportional, of `in_turn` balanced."""
+    """Two orders of the same positions, [N]: prefixes of `held_out` are proportional, those of `in_turn` balanced."""
 
     held_out: np.ndarray
     in_turn: np.ndarray
