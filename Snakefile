@@ -2,7 +2,9 @@
 
 from dlpipe.workflow import Workflow
 
+
 configfile: "config/config.yaml"
+
 
 # One environment for every rule; on a cluster without it: snakemake --sdm apptainer
 container: "docker://python:3.11-slim"
@@ -20,9 +22,9 @@ localrules:
 
 
 rule all:
+    default_target: True
     input:
         WORK.report,
-    default_target: True
 
 
 include: "workflow/rules/fetch.smk"

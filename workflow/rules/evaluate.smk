@@ -8,12 +8,12 @@ rule evaluate:
         WORK.log("evaluate"),
     benchmark:
         WORK.benchmark("evaluate")
-    params:
-        where=WORK.where,
     threads: 1
     resources:
         mem_mb=WORK.resource("evaluate", "mem_mb"),
         runtime=WORK.resource("evaluate", "runtime"),
         gpu=WORK.resource("evaluate", "gpu"),
+    params:
+        where=WORK.where,
     shell:
         "dlpipe evaluate {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1"

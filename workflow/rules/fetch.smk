@@ -6,12 +6,12 @@ rule fetch:
         WORK.log("fetch"),
     benchmark:
         WORK.benchmark("fetch")
-    params:
-        where=WORK.where,
-        sources=WORK.sources,
     threads: 1
     resources:
         mem_mb=WORK.resource("fetch", "mem_mb"),
         runtime=WORK.resource("fetch", "runtime"),
+    params:
+        where=WORK.where,
+        sources=WORK.sources,
     shell:
         "dlpipe fetch {wildcards.stage} {params.where:q} {params.sources:q} > {log} 2>&1"

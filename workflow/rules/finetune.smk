@@ -8,12 +8,12 @@ rule finetune:
         WORK.log("finetune"),
     benchmark:
         WORK.benchmark("finetune")
-    params:
-        where=WORK.where,
     threads: 1
     resources:
         mem_mb=WORK.resource("finetune", "mem_mb"),
         runtime=WORK.resource("finetune", "runtime"),
         gpu=WORK.resource("finetune", "gpu"),
+    params:
+        where=WORK.where,
     shell:
         "dlpipe finetune {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1"

@@ -14,11 +14,11 @@ rule plot:
         WORK.log("plot"),
     benchmark:
         WORK.benchmark("plot")
-    params:
-        where=WORK.where,
     threads: 1
     resources:
         mem_mb=WORK.resource("plot", "mem_mb"),
         runtime=WORK.resource("plot", "runtime"),
+    params:
+        where=WORK.where,
     shell:
         "dlpipe plot {wildcards.stage} {params.where:q} > {log} 2>&1"

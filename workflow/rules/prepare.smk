@@ -8,11 +8,11 @@ rule prepare:
         WORK.log("prepare"),
     benchmark:
         WORK.benchmark("prepare")
-    params:
-        where=WORK.where,
     threads: 1
     resources:
         mem_mb=WORK.resource("prepare", "mem_mb"),
         runtime=WORK.resource("prepare", "runtime"),
+    params:
+        where=WORK.where,
     shell:
         "dlpipe prepare {wildcards.stage} {params.where:q} > {log} 2>&1"

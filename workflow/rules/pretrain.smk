@@ -8,12 +8,12 @@ rule pretrain:
         WORK.log("pretrain"),
     benchmark:
         WORK.benchmark("pretrain")
-    params:
-        where=WORK.where,
     threads: 1
     resources:
         mem_mb=WORK.resource("pretrain", "mem_mb"),
         runtime=WORK.resource("pretrain", "runtime"),
         gpu=WORK.resource("pretrain", "gpu"),
+    params:
+        where=WORK.where,
     shell:
         "dlpipe pretrain {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1"

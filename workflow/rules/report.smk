@@ -15,11 +15,11 @@ rule report:
         f"{WORK.store.results}/logs/report/{WORK.scale}.log",
     benchmark:
         f"{WORK.store.results}/benchmarks/report/{WORK.scale}.tsv"
-    params:
-        arguments=WORK.report_arguments,
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        arguments=WORK.report_arguments,
     shell:
         "dlpipe report {params.arguments:q} > {log} 2>&1"
