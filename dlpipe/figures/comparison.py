@@ -88,7 +88,7 @@ def _draw_line(
         below.append(half)
         above.append(half)
         beside = at + 0.32 * DODGE / of
-        place.plot([beside] * len(values), values, ".", color=colour, alpha=0.6, markersize=3, markeredgewidth=0)
+        place.plot([beside] * len(values), values, ".", color=colour, alpha=0.7, markersize=4.5, markeredgewidth=0)
     line = "-" if _is_ordered(data, x) else "none"
     place.errorbar(
         places, means, yerr=[below, above], color=colour, marker=marker, linestyle=line, linewidth=1.2, elinewidth=1.2

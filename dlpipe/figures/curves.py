@@ -37,11 +37,13 @@ def draw(
         raise NothingToDraw(f"no run has {metric} in phase {phase}; there are {list_text(known) or 'none'}")
     axis = lines or line_axis(shown)
     levels = _levels(shown, axis, variants)
-    groups = _panels(shown, axis, variants)
+    groups = _distinct(_panels(shown, axis, variants), axis, key)
     left_out = len(groups) - MOST_PANELS
     groups = dict(list(groups.items())[:MOST_PANELS])
 
     figure, places = panels(len(groups))
+    if len(groups) == 1:
+        groups = {"": next(iter(groups.values()))}
     extremes: list[float] = []
     for place, (name, members) in zip(places, groups.items(), strict=True):
         place.set_title(name)
@@ -55,6 +57,7 @@ def draw(
         legend(figure, [level_text(str(axis), level) for level in levels])
     if extremes and min(extremes) > 0 and max(extremes) / min(extremes) > LOG_FROM:
         places[0].set_yscale("log")
+        places[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     figure.supxlabel("epoch", size=9)
     label = metric_name(metric)
     unit = metric_unit(metric)
@@ -109,6 +112,20 @@ def _panels(data: FigureData, axis: str | None, variants: list[VariantData]) -> 
             name = f"{name}, {first} to {last}".removeprefix(", ")
         groups.setdefault(name, []).append(variant)
     return groups
+
+
+def _distinct(
+    groups: Mapping[str, list[VariantData]], axis: str | None, key: tuple[str, str]
+) -> dict[str, list[VariantData]]:
+    """Less the panels that repeat earlier curves: variants that share a layer have the same numbers of its training."""
+    seen: set[tuple[str, str]] = set()
+    kept = {}
+    for name, members in groups.items():
+        curves = {(variant.levels[axis] if axis else "", repr(variant.history[key])) for variant in members}
+        if not curves <= seen:
+            kept[name] = members
+        seen |= curves
+    return kept
 
 
 def _caption(left_out: int) -> str:

@@ -24,6 +24,10 @@ ATTRIBUTES = frozenset(
 )
 LARGEST = 8_000_000
 """Bytes of a figure; more would make the page slow."""
+LARGER = 1.6
+"""Pixels a point: text of 9 points is shown like the page's small text."""
+LEAST_WIDTH = 540.0
+"""Pixels below which a figure scrolls rather than becoming unreadable."""
 _LOCAL = re.compile(r"url\(#([^)]+)\)")
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _FOREIGN = re.compile(r"url\((?!#)|@import|expression|[<>\\]", re.IGNORECASE)
@@ -40,12 +44,20 @@ def inline_svg(content: bytes, prefix: str, label: str) -> str:
     cleaned = _clean(root, prefix)
     if cleaned is None or cleaned.tag != "svg":
         raise ArtifactError(f"the figure {label!r} is not an SVG file")
-    width, height = (cleaned.attrib.pop(name, "") for name in ("width", "height"))
-    if "viewBox" not in cleaned.attrib:
-        cleaned.set("viewBox", f"0 0 {width.removesuffix('pt')} {height.removesuffix('pt')}")
+    width, height = (_points(cleaned.attrib.pop(name, "")) for name in ("width", "height"))
+    cleaned.attrib.setdefault("viewBox", f"0 0 {width:g} {height:g}")
+    cleaned.set("style", f"max-width:{width * LARGER:.0f}px;min-width:{min(width, LEAST_WIDTH):.0f}px")
     cleaned.set("role", "img")
     cleaned.set("aria-label", label)
     return ElementTree.tostring(cleaned, encoding="unicode", short_empty_elements=True)
+
+
+def _points(length: str) -> float:
+    """A width or height such as `547.2pt`; 540 points where it says something else."""
+    try:
+        return float(length.removesuffix("pt").removesuffix("px"))
+    except ValueError:
+        return 540.0
 
 
 def _clean(element: ElementTree.Element, prefix: str) -> ElementTree.Element | None:

@@ -314,7 +314,7 @@ def _describe_gain(claim: Claim, gain: Estimate) -> str:
 
 
 def _describe_growth(claim: Claim, growth: Estimate) -> str:
-    return f"the gain changes by {_describe(growth, difference_unit(claim.metric), 'more', 'less')}"
+    return f"the gain is {_describe(growth, difference_unit(claim.metric), 'larger', 'smaller')}"
 
 
 def _describe(gain: Estimate, unit: str, better: str, worse: str) -> str:
@@ -344,6 +344,7 @@ def _with_caveat(text: str, result: Estimate, claim: Claim, verdict: Verdict) ->
         return f"{text}; a verdict needs at least {FEWEST_SEEDS} seeds"
     if claim.value is None and claim.margin > 0:
         unit = difference_unit(claim.metric)
+        unit = "point" if unit == "points" and claim.margin == 1 else unit
         text += f"; the claim asks for more than {with_unit(_plain(claim.margin), unit)}"
     if claim.value is not None and verdict == "inconclusive" and claim.tolerance is not None:
         half = result.half_width
@@ -360,23 +361,23 @@ def _plain(value: float) -> str:
 
 
 def _summary(claim: Claim, parts: Sequence[Part], verdict: Verdict) -> str:
-    """One sentence for the claim; with several parts, those that decide it."""
+    """One sentence for the claim; with several parts, how many have which verdict, and the part that decides."""
     if len(parts) == 1:
         return parts[0].reason
-    deciding = [part for part in parts if part.verdict == verdict] or list(parts)
-    where = f"{len(deciding)} of {len(parts)} levels of {list_text(list(claim.axes_repeated))}"
-    if len(deciding) == len(parts):
-        where = f"all {len(parts)} levels of {list_text(list(claim.axes_repeated))}"
-    first = deciding[0]
-    text = f"{verdict} at {where}; at {levels_text(first.levels)}: {first.reason}"
-    if verdict == "reproduced":
-        weakest = min(
-            deciding, key=lambda part: -math.inf if part.estimate is None else part.estimate.mean * _sense(claim)
-        )
-        text = f"{verdict} at {where}; least at {levels_text(weakest.levels)}: {weakest.reason}"
-    return text
+    verdicts = [part.verdict for part in parts]
+    where = f"{'levels' if len(claim.axes_repeated) == 1 else 'combinations'} of {list_text(list(claim.axes_repeated))}"
+    deciding = [part for part in parts if part.verdict == verdict] or parts
+    shown = min(deciding, key=lambda part: _support(claim, part)) if verdict == "reproduced" else deciding[0]
+    if len(set(verdicts)) == 1:
+        counts = f"{verdict} at all {len(parts)} {where}"
+    else:
+        others = [f"{other} at {verdicts.count(other)}" for other in VERDICTS if other != verdict and other in verdicts]
+        counts = f"{verdict} at {verdicts.count(verdict)} of {len(parts)} {where}, {list_text(others)}"
+    return f"{counts}; {'least ' if verdict == 'reproduced' else ''}at {levels_text(shown.levels)}: {shown.reason}"
 
 
-def _sense(claim: Claim) -> float:
-    """Makes a larger number the stronger support: a gain as it is, a value by its better direction."""
-    return -1.0 if claim.value is not None and claim.lower_is_better else 1.0
+def _support(claim: Claim, part: Part) -> float:
+    """Larger is stronger: a gain as it is, a value by its better direction."""
+    if part.estimate is None:
+        return -math.inf
+    return -part.estimate.mean if claim.value is not None and claim.lower_is_better else part.estimate.mean

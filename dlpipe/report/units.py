@@ -6,11 +6,14 @@ import math
 from collections.abc import Mapping
 
 MINUS = "−"
+WORDS = {"valid": "validation", "train": "training"}
+"""How the first part of a metric's name is written out."""
 
 
 def metric_name(metric: str) -> str:
-    """`test_error` as `test error`."""
-    return metric.replace("_", " ")
+    """`valid_error` as `validation error`."""
+    first, _, rest = metric.partition("_")
+    return " ".join([WORDS.get(first, first), *rest.split("_")]).strip()
 
 
 def metric_unit(metric: str) -> str:

@@ -134,7 +134,9 @@ def test_for_each_needs_all_levels() -> None:
 
     worse = {**ERRORS, ("rbm", "2"): [12.0, 12.4, 12.1, 12.2, 12.3]}
     assert judge(both, results(worse)).verdict == "not reproduced"
-    assert judge(both, results(worse)).reason.startswith("not reproduced at 1 of 2 levels of depth; at depth 2:")
+    assert judge(both, results(worse)).reason.startswith(
+        "not reproduced at 1 of 2 levels of depth, reproduced at 1; at depth 2: 2.98 points higher"
+    )
 
     unclear = {**ERRORS, ("rbm", "2"): [4.0, 14.4, 4.1, 14.2, 9.3]}
     assert judge(both, results(unclear)).verdict == "inconclusive"
@@ -210,7 +212,7 @@ def test_growth_is_the_paired_difference_of_two_gains() -> None:
     assert part.estimate.low == pytest.approx(expected.confidence_interval(0.95).low)
     assert part.estimate.high == pytest.approx(expected.confidence_interval(0.95).high)
     assert judgement.verdict == "reproduced"
-    assert judgement.reason.startswith("the gain changes by 2.96 points more, 95 % interval ")
+    assert judgement.reason.startswith("the gain is 2.96 points larger, 95 % interval ")
     back = comparison(where={}, grows={"axis": "depth", "from": "2", "to": "1"})
     assert judge(back, results()).verdict == "not reproduced"
 

@@ -74,13 +74,15 @@ def _write_history(
     path: Path, errors: Mapping[int, float], pretraining: str, depth: int, epochs: int, draw: np.random.Generator
 ) -> None:
     layers = 0 if pretraining == "none" else depth
+    shared = np.random.default_rng(PRETRAINING.index(pretraining))  # the layers are the same at every depth
+    noise = shared.normal(0, 0.003, (max(errors) + 1, layers and len(DEPTHS), epochs + 1))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("phase", "seed", "step", "epoch", "metric", "value"))
         for seed, error in errors.items():
             for epoch in range(1, epochs + 1):
                 for layer in range(1, layers + 1):
-                    value = 0.02 * layer + 0.3 / epoch + draw.normal(0, 0.003)
+                    value = 0.02 * layer + 0.3 / epoch + noise[seed, layer - 1, epoch]
                     writer.writerow((f"pretrain/{layer}", seed, epoch * 50, float(epoch), "reconstruction_error", value))
                 decay = np.exp(-epoch / (3 + 2 * depth * (pretraining == "none")))
                 row = ("finetune/1", seed, epoch * 5, float(epoch))
