@@ -28,7 +28,7 @@ class Digits:
     terms: ClassVar[str] = (
         "Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, CC BY 4.0"
     )
-    default_test: ClassVar[int] = 797
+    default_test: ClassVar[int | None] = 797
 
     @staticmethod
     def sources(spec: DigitsSpec) -> tuple[Source, ...]:

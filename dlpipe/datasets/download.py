@@ -24,6 +24,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 from dlpipe import __version__
 from dlpipe.artifacts import LockedError, sha256_of_file
 from dlpipe.datasets.sources import DataError
+from dlpipe.progress import say
 
 CHUNK = 1 << 16
 PROGRESS_THAT_COUNTS = 1 << 20
@@ -119,6 +120,7 @@ def _transfer(url: str, partial: Path, size: int | None, policy: Policy, update:
             failures = 1 if _size(partial) - before >= PROGRESS_THAT_COUNTS else failures + 1
             if failures >= policy.attempts:
                 raise DownloadError(f"{error}; gave up after {failures} attempts") from error
+            say(f"{shown(url)}: {error}; trying again")
             time.sleep(policy.backoff * 2 ** (failures - 1))
 
 

@@ -29,6 +29,7 @@ MOST_CLASSES = 100_000
 
 class Images:
     terms: ClassVar[str] = "the user's own data"
+    default_test: ClassVar[int | None] = None
 
     @staticmethod
     def sources(spec: ImagesSpec) -> tuple[Source, ...]:

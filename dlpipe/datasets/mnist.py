@@ -51,6 +51,7 @@ def _parse(folder: Path, classes: tuple[str, ...]) -> Examples:
 class Mnist:
     terms: ClassVar[str] = (
         "LeCun, Cortes and Burges, The MNIST database of handwritten digits, CC BY-SA 3.0 as usually stated"
+    default_test: ClassVar[int | None] = None
     )
 
     @staticmethod
@@ -76,6 +77,7 @@ class Mnist:
 
 class FashionMnist:
     terms: ClassVar[str] = "Xiao, Rasul and Vollgraf, Fashion-MNIST, Zalando SE, MIT licence"
+    default_test: ClassVar[int | None] = None
     classes: ClassVar[tuple[str, ...]] = (
         "T-shirt/top",
         "Trouser",

@@ -53,6 +53,9 @@ class Dataset(Protocol):
     terms: ClassVar[str]
     """Under which terms the data may be used, and whose work it is."""
 
+    default_test: ClassVar[int | None]
+    """Test examples taken from the source's training part if the spec does not say; None if the source comes split."""
+
     @staticmethod
     def sources(spec: Any) -> tuple[Source, ...]:
         """The files, without numpy or the network. Raises DataError for a file of the user's that is missing."""

@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urlsplit
 
-from dlpipe.artifacts import Artifact, Stage, Store
+from dlpipe.artifacts import MANIFEST, Artifact, ArtifactError, Stage, Store, read_manifest
 from dlpipe.datasets.archives import read_members
 from dlpipe.datasets.download import DownloadError, Policy, download, shown, wrong_content
-from dlpipe.datasets.sources import DataError, Source, dataset_spec
-from dlpipe.progress import track
+from dlpipe.datasets.sources import DataError, Dataset, Source, dataset_spec
+from dlpipe.progress import say, track
 
 PARTIAL = ".partial"
 BEAT_EVERY = 30.0
@@ -45,8 +45,8 @@ def run(
         return store.read_or_set_aside(stage.rule, stage.id)
     places = [_place(mirror) for mirror in mirrors]
     spec = dataset_spec(stage.hints["dataset"])
-    dataset = spec.load()
-    sources: tuple[Source, ...] = dataset.sources(spec)
+    dataset: type[Dataset] = spec.load()
+    sources = dataset.sources(spec)
     _check_planned(stage, sources)
     with store.make(stage) as draft:
         fetcher = Fetcher(
@@ -114,6 +114,7 @@ class Fetcher:
                 return
             except (DataError, OSError) as error:
                 failures.append(f"  {place}: {error}")
+                say(f"{place}: {error}")
                 (self.folder / source.name).unlink(missing_ok=True)
         tried = "\n".join(failures) or "  there is no place to look at"
         raise FetchError(f"{self.dataset}/{source.name} could not be had:\n{tried}\n{self._advice(source)}")
@@ -262,9 +263,9 @@ def _archive_names(source: Source) -> tuple[str, ...]:
 
 def _here(store: Store) -> dict[str, Path]:
     """sha256 to a file of an earlier fetch, as its manifest has it; whoever copies it looks at every byte."""
-    return {
-        facts["sha256"]: folder / name
-        for rule, folder, manifest in store.manifests()
-        if rule == "fetch"
-        for name, facts in manifest["files"].items()
-    }
+    found = {}
+    for path in store.folder("fetch", "any").parent.glob(f"*/{MANIFEST}"):
+        with contextlib.suppress(ArtifactError):
+            files = read_manifest(path.parent, path.parent.name)["files"]
+            found.update({facts["sha256"]: path.parent / name for name, facts in files.items()})
+    return found

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.datasets.examples import Examples
-from dlpipe.datasets.sources import DataError, dataset_spec
+from dlpipe.datasets.sources import DataError, Dataset, dataset_spec
 from dlpipe.datasets.splits import choose_test, split
 from dlpipe.spec.datasets import DatasetSpec
 
@@ -29,10 +29,10 @@ def run(stage: Stage, store: Store) -> Artifact:
         return store.read_or_set_aside(stage.rule, stage.id)
     spec = dataset_spec(stage.hints["dataset"])
     raw = store.read_or_set_aside("fetch", stage.inputs["raw"])
-    dataset = spec.load()
+    dataset: type[Dataset] = spec.load()
     with store.make(stage) as draft:
         examples = dataset.parse(raw.folder, spec)
-        parts = split_examples(examples, spec, getattr(dataset, "default_test", None))
+        parts = split_examples(examples, spec, dataset.default_test)
         scale = examples.scale
         if spec.scaling == "standard":
             parts, scale = standardise(parts, scale), 1.0

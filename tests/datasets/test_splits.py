@@ -48,7 +48,7 @@ def test_every_prefix_of_training_examples_is_balanced(targets: np.ndarray, seed
 @settings(deadline=None)
 @given(targets=labels(), seed=st.integers(0, 2**32))
 def test_every_prefix_of_held_out_examples_is_in_proportion(targets: np.ndarray, seed: int) -> None:
-    """Each of C classes has its share rounded, by 0.5 at most; together they shift where a prefix ends by C/2 at most."""
+    """Each of C classes has its share rounded, by 0.5 at most; together they shift a prefix's end by C/2 at most."""
     held_out = order(targets, seed, TRAINING_PART).held_out
     assert sorted(held_out) == list(range(len(targets)))
     classes, sizes = np.unique(targets, return_counts=True)

@@ -143,7 +143,8 @@ class Web:
 
 
 @pytest.fixture
-def web() -> Iterator[Web]:
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     web = Web()
     yield web
     web.stop()
@@ -502,6 +503,21 @@ def test_403_at_the_first_url_then_the_second(web: Web, tmp_path: Path) -> None:
     job.fetch([source(bad, good)])
     assert job.origins == {"file": good}
     assert (tmp_path / "out" / "file").read_bytes() == CONTENT
+
+
+def test_what_the_first_url_began_the_second_goes_on_with(
+    web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, good = web.serve(web.good(upto=1000), path="/broken"), web.serve(web.good(), path="/good")
+    fetcher(tmp_path).fetch([source(broken, good)])
+    assert (tmp_path / "out" / "file").read_bytes() == CONTENT
+    assert web.requests[-1] == ("/good", "bytes=3000-")
+    ended = [f"{broken}: the connection ended after {n} of 524,288 bytes" for n in ("1,000", "2,000", "3,000")]
+    assert capsys.readouterr().err.splitlines() == [
+        f"{ended[0]}; trying again",
+        f"{ended[1]}; trying again",
+        f"{ended[2]}; gave up after 3 attempts",
+    ]
 
 
 def test_the_error_names_every_place_and_its_fault(web: Web, tmp_path: Path) -> None:
