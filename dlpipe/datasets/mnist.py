@@ -51,8 +51,8 @@ def _parse(folder: Path, classes: tuple[str, ...]) -> Examples:
 class Mnist:
     terms: ClassVar[str] = (
         "LeCun, Cortes and Burges, The MNIST database of handwritten digits, CC BY-SA 3.0 as usually stated"
-    default_test: ClassVar[int | None] = None
     )
+    default_test: ClassVar[int | None] = None
 
     @staticmethod
     def sources(spec: MnistSpec) -> tuple[Source, ...]:
