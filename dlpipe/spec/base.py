@@ -7,7 +7,7 @@ runs, so that planning never pays for torch. The work's results are pinned by `v
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
@@ -77,6 +77,12 @@ def _with_kind(value: object) -> object:
     return value
 
 
+class Example(NamedTuple):
+    """Metadata of a type: how a value is written, for messages."""
+
+    text: str
+
+
 def misuse(message: str, *field: str | int) -> PydanticCustomError:
     """To be raised by a validator of a whole record; the message is shown at `field`, a path from the record."""
     return PydanticCustomError("misuse", "{message}", {"message": message, "field": field})
@@ -104,6 +110,7 @@ OneOrMany = Annotated[
 __all__ = [
     "FAMILIES",
     "Component",
+    "Example",
     "Literal",
     "Many",
     "NonNegativeFloat",

@@ -102,7 +102,8 @@ def _fields(text: str, position: int, name: str, report: Report) -> tuple[dict[s
         if match is None or after < 0:
             report.add(_mark(name, text, position), 'a field is written name = {value}, name = "value" or name = 2006')
             return fields, len(text)
-        fields[match["name"].lower()] = _plain(value)
+        field = match["name"].lower()
+        fields[field] = value if field in ("url", "doi") else _plain(value)
         position = after
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from dlpipe.spec.base import Component, NonNegativeInt, PositiveInt
+from dlpipe.spec.base import Component, NonNegativeInt, PositiveInt, misuse
 
 
 class DatasetSpec(Component):
@@ -35,11 +35,17 @@ class DatasetSpec(Component):
         description="unit: into [0, 1]; standard: zero mean and unit variance a feature, over the training examples",
     )
 
+    @model_validator(mode="after")
+    def _labelled_are_some_of_train(self) -> DatasetSpec:
+        if self.train is not None and self.labelled is not None and self.labelled > self.train:
+            raise misuse(f"labelled ({self.labelled}) are some of train ({self.train}), not more", "labelled")
+        return self
+
     @property
     def slug(self) -> str:
         """For the names of artifacts, such as `mnist-10000`."""
         size = "" if self.train is None else f"-{self.train}"
-        return f"{self.kind}{size}"  # type: ignore[attr-defined]
+        return f"{self.kind}{size}"
 
 
 class Digits(DatasetSpec):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dlpipe.spec import datasets, figures, layers, models, tasks
-from dlpipe.spec.base import Many, OneOrMany, PositiveInt, Spec, misuse, one_of
+from dlpipe.spec.base import Example, Many, OneOrMany, PositiveInt, Spec, misuse, one_of
 from dlpipe.spec.claims import Claim, Level, Levels, Scale
 from dlpipe.spec.training import TrainingSpec
 
@@ -24,7 +24,7 @@ else:  # any of the registered kinds
     Task = one_of("task")
     Figure = one_of("figure")
 
-Patch = dict[str, Any]
+Patch = Annotated[dict[str, Any], Example("{model.units: [400]}")]
 """Dotted path to the value that is set there; it replaces what was there, it does not merge."""
 
 
@@ -77,7 +77,7 @@ class Experiment(Spec):
     axes: dict[str, dict[Level, Patch]] = Field(
         default_factory=dict, description="the comparison: axes, their levels, each a patch"
     )
-    skip: Annotated[tuple[dict[str, Any], ...], Many] = Field(
+    skip: Annotated[tuple[dict[str, OneOrMany[Level]], ...], Many] = Field(
         (), description="combinations of levels left out of the product; a list of levels means any of them"
     )
     seeds: PositiveInt = Field(3, description="runs of every variant, seeds 0 to n-1; a verdict needs at least 3")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import AliasChoices, BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 
-from dlpipe.spec.base import FAMILIES, Component, Spec
+from dlpipe.spec.base import FAMILIES, Component, Example, Spec
 from dlpipe.spec.problems import Mark, closest, cropped, did_you_mean, listed
 from dlpipe.spec.source import Node, described, scalar
 
@@ -20,7 +20,8 @@ Explained = tuple[Path, Mark, str, str | None]
 
 def explain(error: ValidationError, model: type[BaseModel], root: Node, at: Path = ()) -> list[Explained]:
     """Every error in words. `root` is the node that was validated, `at` its path in the document, for the messages."""
-    return [_explained(dict(each), model, root, at) for each in error.errors(include_url=False)]
+    found = [(each["type"], _explained(dict(each), model, root, at)) for each in error.errors(include_url=False)]
+    return [each for kind, each in found if kind != "missing" or not _misspelt(each[0], found)]
 
 
 def path_text(path: Path) -> str:
@@ -33,8 +34,9 @@ def _explained(error: dict[str, Any], model: type[BaseModel], root: Node, at: Pa
     missing = kind in ("extra_forbidden", "missing")
     path, annotation, metadata, owner = _resolve(model, error["loc"], keep_last=missing)
     if kind == "misuse":
+        who = f"{path_text(at + path)}{_kind_of(root, path)}: " if at + path else ""
         path += tuple(error["ctx"]["field"])
-        return at + path, _key_mark(root, path), f"{path_text(at + path)}: {error['ctx']['message']}", None
+        return at + path, _key_mark(root, path), who + error["ctx"]["message"], None
     if kind == "extra_forbidden":
         return _unknown_key(path, owner, root, at)
     if kind == "missing":
@@ -42,6 +44,8 @@ def _explained(error: dict[str, Any], model: type[BaseModel], root: Node, at: Pa
         whom = f"{path_text(at + inside)}{_kind_of(root, inside)}"
         hint = _description(owner, str(path[-1]))
         return at + path, _key_mark(root, inside), f"{whom} lacks the key '{path[-1]}'", hint
+    if error["loc"][-1:] == ("[key]",):
+        return _unknown_name(path, annotation, root, at)
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         return _wrong_kind(path, _family(annotation), root, at)
     if (
@@ -59,6 +63,12 @@ def _explained(error: dict[str, Any], model: type[BaseModel], root: Node, at: Pa
     return at + path, mark, message, _advice(written, annotation)
 
 
+def _misspelt(path: Path, found: list[tuple[str, Explained]]) -> bool:
+    """Whether the key that is missing is the one that an unknown key beside it was meant to be."""
+    beside = (other[0] for kind, other in found if kind == "extra_forbidden" and other[0][:-1] == path[:-1])
+    return any(closest(str(other[-1]), [str(path[-1])]) for other in beside)
+
+
 def _unknown_key(path: Path, owner: Any, root: Node, at: Path) -> Explained:
     inside, key = path[:-1], str(path[-1])
     known = field_names(owner)
@@ -66,8 +76,15 @@ def _unknown_key(path: Path, owner: Any, root: Node, at: Path) -> Explained:
     if closest(key, known) is None and issubclass(owner, Component):
         others = [kind for kind, other in FAMILIES[owner.family].items() if key in field_names(other)]
         if others:
-            return at + path, _key_mark(root, path), message, f"it belongs to the kind {listed(others)}"
+            return at + path, _key_mark(root, path), message, f"{key} is a key of {listed(others)}"
     return at + path, _key_mark(root, path), message, did_you_mean(key, known, "it may have {}")
+
+
+def _unknown_name(path: Path, names: Any, root: Node, at: Path) -> Explained:
+    """A key of a mapping whose keys are chosen from a list."""
+    inside, key = path[:-1], str(path[-1])
+    hint = did_you_mean(key, map(str, get_args(names)), "it may have {}", "or")
+    return at + path, _key_mark(root, path), f"unknown key '{cropped(key)}' in {path_text(at + inside)}", hint
 
 
 def _wrong_kind(path: Path, family: str, root: Node, at: Path) -> Explained:
@@ -77,7 +94,7 @@ def _wrong_kind(path: Path, family: str, root: Node, at: Path) -> Explained:
         message = f"{path_text(at + path)} lacks its kind"
         return at + path, _key_mark(root, path), message, f"it may be {listed(kinds, 'or')}"
     if isinstance(node.data, str):
-        hint = did_you_mean(node.data, kinds, "it may be {}")
+        hint = did_you_mean(node.data, kinds, "it may be {}", "or")
         return at + path, node.mark, f"unknown kind {described(node.data)} of {family}", hint
     return at + path, node.mark, f"a kind must be {listed(kinds, 'or')}, not {described(node.data)}", None
 
@@ -106,7 +123,7 @@ def expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     if origin in (tuple, list):
         return "a list"
     if origin is dict:
-        return "a mapping"
+        return next((f"a mapping such as {each.text}" for each in metadata if isinstance(each, Example)), "a mapping")
     if base is str:
         return "a text that is not empty" if any(getattr(m, "min_length", 0) for m in metadata) else "a text"
     words = {bool: "true or false", int: "a whole number", float: "a number"}.get(base, "another value")
@@ -152,9 +169,15 @@ def _resolve(model: Any, location: Sequence[str | int], *, keep_last: bool) -> t
     annotation, owner = model, model
     metadata: Sequence[Any] = ()
     for index, element in enumerate(location):
+        if element == "[key]":
+            continue
+        if location[index + 1 :] == ("[key]",) and get_origin(_without_none(annotation)) is dict:
+            annotation = get_args(_without_none(annotation))[0]
+            path.append(element)
+            continue
         annotation, metadata, owner, tag = _step(annotation, metadata, owner, element)
         last = index == len(location) - 1
-        if element != "[key]" and (not tag or (last and keep_last)):
+        if not tag or (last and keep_last):
             path.append(element)
     return tuple(path), annotation, metadata, owner
 

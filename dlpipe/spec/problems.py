@@ -36,6 +36,10 @@ class Problem:
     source: str | None = None
     """The line of the file, to be shown with a caret under the column."""
 
+    @property
+    def mark(self) -> Mark | None:
+        return None if self.line is None or self.column is None else Mark(self.file, self.line, self.column)
+
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}:{self.column}"
         lines = [f"{place}: {self.message}"]
@@ -83,9 +87,6 @@ class Report:
             source = lines[mark.line - 1] if 0 < mark.line <= len(lines) else None
             self.problems[key] = Problem(*mark, message, hint, source)
 
-    def has(self, mark: Mark) -> bool:
-        return any(key[:3] == tuple(mark) for key in self.problems)
-
     def extend(self, error: SpecError) -> None:
         for problem in error.problems:
             self.problems[problem.file, problem.line, problem.column, problem.message] = problem
@@ -95,13 +96,13 @@ class Report:
             raise SpecError(self.problems.values())
 
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str = "known: {}") -> str | None:
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, last: str = "and") -> str | None:
     """`did you mean 'x'?`, else the list of what is known (`otherwise`, with {} for the list), else None."""
     names = list(dict.fromkeys(known))
     found = closest(name, names)
     if found is not None:
         return f"did you mean '{found}'?"
-    return otherwise.format(listed(names)) if names and otherwise else None
+    return otherwise.format(listed(names, last)) if names and otherwise else None
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

@@ -178,7 +178,7 @@ class _Builder:
     """Nodes from the parser's events."""
 
     def __init__(self, text: str, start: Mark, report: Report) -> None:
-        self.start = start
+        self.text, self.start = text, start
         self.report = report
         self.events = yaml.parse(text, Loader=_Loader)
         self.anchors: dict[str, Node | None] = {}
@@ -190,12 +190,14 @@ class _Builder:
         event = next(self.events)
         if isinstance(event, yaml.StreamEndEvent):
             if root:
-                self.stop(self.start, "the file is empty", "an experiment needs title, dataset, model and finetune")
+                message = "the file holds nothing but comments" if self.text.strip() else "the file is empty"
+                self.stop(self.start, message, "an experiment needs title, dataset, model and finetune")
             return Node(None, self.start)
         event = next(self.events)
         node = self.node(event, 0)
         if root and not isinstance(node.children, dict):
-            self.stop(node.mark, f"an experiment is a mapping of keys to values, not {described(node.data)}")
+            what = "this line has no ':'" if isinstance(node.data, str) else f"this is {described(node.data)}"
+            self.stop(node.mark, f"an experiment is written as lines of 'key: value', and {what}")
         next(self.events)  # the document's end
         event = next(self.events)
         if not isinstance(event, yaml.StreamEndEvent):
@@ -297,8 +299,11 @@ class _Builder:
         return self.at(event.start_mark)
 
     def at(self, mark: Any) -> Mark:
-        column = mark.column + (self.start.column if mark.line == 0 else 1)
-        return Mark(self.start.file, self.start.line + mark.line, column)
+        line, column = mark.line, mark.column
+        if mark.index >= len(self.text):  # the parsers differ in where they see the end
+            lines = split_lines(self.text.rstrip())
+            line, column = len(lines) - 1, len(lines[-1])
+        return Mark(self.start.file, self.start.line + line, column + (self.start.column if line == 0 else 1))
 
 
 def described(value: Any) -> str:
@@ -336,11 +341,8 @@ def _syntax(error: yaml.MarkedYAMLError, builder: _Builder) -> tuple[Mark, str, 
         quoted = f"put quotes around a text that begins with {character}"
         return mark, f"no value can begin with {character or 'this'}", quoted if character else None
     if "mapping values are not allowed" in problem:
-        return (
-            mark,
-            "a second ':' where a value is expected",
-            ("indent this line like the one above, or put quotes around a text that holds ': '"),
-        )
+        hint = "a key is followed by ': '; a text that holds ': ' needs quotes"
+        return mark, "a ':' too many in this line, or the line is indented too far", hint
     if "quoted scalar" in context:
         return begun, "a quote that opens here is never closed", None
     if "flow" in context:
@@ -349,9 +351,6 @@ def _syntax(error: yaml.MarkedYAMLError, builder: _Builder) -> tuple[Mark, str, 
     if "could not find expected ':'" in problem:
         return begun, "a ':' is missing after this key", "a key and its value are written 'key: value'"
     if "block" in context:
-        return (
-            mark,
-            f"this does not fit into the block that begins at {since}",
-            ("lines of one block begin in the same column; list items begin with '- '"),
-        )
+        hint = "lines of one block begin in the same column; list items begin with '- '"
+        return mark, f"this does not fit into the block that begins at {since}", hint
     return mark, f"not valid YAML: {problem}", None

@@ -119,9 +119,12 @@ def _load(
     file = _File(path, bibliography, (*above, path.resolve()))
     readings = {each: _Reading(file, each) for each in (None, *file.scales)}
     if scale is not None and scale not in file.scales:
-        mark = file.document.keys.get("scales", file.document.mark)
         hint = did_you_mean(scale, file.scales, "it has {}") or f"declare it: scales: {{{cropped(scale)}: {{}}}}"
-        file.report.add(mark, f"this file has no scale '{cropped(scale)}'", hint)
+        message = f"this file has no scale '{cropped(scale)}'"
+        if "scales" in file.document.keys:
+            file.report.add(file.document.keys["scales"], message, hint)
+        else:
+            file.report.extend(SpecError.single(path, None, message, hint))
     chosen = _Reading(file, scale, overrides) if overrides else readings.get(scale)
     for reading in (*readings.values(), *([chosen] if overrides and chosen else [])):
         reading.check(claims=reading is chosen or reading.scale is not None)
@@ -189,7 +192,7 @@ class _File:
             path = find_experiment(name, experiments_root(self.path))
             if path.resolve() in self.loading:
                 names = [each.stem for each in (*self.loading[self.loading.index(path.resolve()) :], path)]
-                return SpecError.single(path, None, f"it starts from itself: {' from '.join(names)}")
+                return SpecError.single(path, None, f"it would start from itself: {' from '.join(names)}")
             other = _load(path, None, (), self._bibliography, self.loading)
             if scale in other.experiment.scales:
                 other = _load(path, scale, (), self._bibliography, self.loading)
@@ -330,8 +333,9 @@ class _Reading:
             rule: dict[str, set[str]] = {}
             for axis, levels in item.items():
                 written = levels.elements() if isinstance(levels.children, list) else [levels]
+                named = [each for each in written if each.children is None and each.data is not None]
                 if self._check_axis(axis, item.keys[axis], axes):
-                    rule[axis] = {_level(each) for each in written if self._check_level(axis, each, axes)}
+                    rule[axis] = {_level(each) for each in named if self._check_level(axis, each, axes)}
             if rule and all(rule.values()):
                 rules.append(rule)
         return rules
@@ -355,7 +359,11 @@ class _Reading:
         nulls = {id(setting.value) for setting in patches if setting.value.data is None}
         base = self.document.without(OF_THE_WHOLE)
         for levels in kept:
-            self._add_variant(levels, self._patched(base, levels, axes, nulls))
+            document = self._patched(base, levels, axes, nulls)
+            experiment = self._validated(document, Experiment, levels)
+            if experiment is not None and not self._failed(levels):
+                origin = self._origin(experiment, document, levels)
+                self.variants.append(Variant(levels, experiment, origin, document=document))
         self._idle_axes(axes, base)
 
     def _patched(
@@ -382,12 +390,9 @@ class _Reading:
                     self.find(error.mark, error.message, error.hint, levels, patched=True)
         return document
 
-    def _add_variant(self, levels: Levels, document: Node) -> None:
-        experiment = self._validated(document, Experiment, levels)
-        if experiment is None:
-            return
-        origin = self._origin(experiment, document, levels)
-        self.variants.append(Variant(levels, experiment, origin, document=document))
+    def _failed(self, levels: Levels) -> bool:
+        """Whether a patch of the variant that has just been made could not be applied."""
+        return bool(self.findings) and self.findings[-1].levels is levels
 
     def _origin(
         self, experiment: Experiment, document: Node, levels: Levels
@@ -403,10 +408,11 @@ class _Reading:
             other = self.file.other(experiment.start.experiment, self.scale)
         except SpecError as error:
             first = error.problems[0]
-            place = f" ({first.file}:{first.line})" if first.line else ""
-            self.find(
-                named.mark, f"{first.message}{place}", first.hint, levels, patched=self._is_patched(document, ("from",))
-            )
+            message, hint = first.message, first.hint
+            if first.line is not None:
+                message = f"{cropped(experiment.start.experiment)} has problems of its own: {message}"
+                hint = f"see {first.file}:{first.line}:{first.column}"
+            self.find(named.mark, message, hint, levels, patched=self._is_patched(document, ("from",)))
             return None
         matches = [v for v in other.variants if experiment.start.where.items() <= v.levels.items()]
         if len(matches) == 1:
@@ -591,8 +597,9 @@ def _merge(report: Report, findings: Iterable[_Finding]) -> None:
     groups: dict[tuple[Mark, str], list[_Finding]] = {}
     for finding in findings:
         groups.setdefault((finding.mark, finding.message), []).append(finding)
+    wrong_yaml = {problem.mark for problem in report.problems.values()}
     for (mark, message), found in groups.items():
-        if report.has(mark):
+        if mark in wrong_yaml:
             continue  # the YAML itself is wrong there: what follows from it is no news
         first = found[0]
         where = []
