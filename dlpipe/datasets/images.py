@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dlpipe.artifacts import sha256_of_file
-from dlpipe.datasets.sources import DataError, Source
+from dlpipe.datasets.sources import DataError, RequestError, Source
 from dlpipe.spec.datasets import Images as ImagesSpec
 
 if TYPE_CHECKING:
@@ -38,17 +38,17 @@ class Images:
             packed = file.read(2) == ZIP_MAGIC
         if packed:
             if spec.labels is not None:
-                raise DataError(
+                raise RequestError(
                     f"dataset.labels: {images} is an .npz file and has its labels inside; leave `labels` out"
                 )
             _check_arrays(images, spec)
             return (_source(NPZ, images),)
         if spec.labels is None:
-            raise DataError(
+            raise RequestError(
                 f"dataset.images: {images} is no .npz file; for an IDX file give its labels too: `labels: PATH`"
             )
         if spec.test is None:
-            raise DataError(
+            raise RequestError(
                 f"dataset.test: {images} has no test part; say how many examples to hold out, as `test: 1000`"
             )
         return (_source(IDX_IMAGES, images), _source(IDX_LABELS, _existing(spec.labels, "labels")))
@@ -103,7 +103,7 @@ def _examples(arrays: dict[str, np.ndarray], names: dict[str, str]) -> Examples:
 def _existing(path: str, field: str) -> Path:
     file = Path(path).expanduser()
     if not file.is_file():
-        raise DataError(
+        raise RequestError(
             f"dataset.{field}: no file {path}; a relative path starts from the folder you run in, {Path.cwd()}"
         )
     return file
@@ -115,16 +115,18 @@ def _check_arrays(path: Path, spec: ImagesSpec) -> None:
         with zipfile.ZipFile(path) as archive:
             there = {name.removesuffix(".npy") for name in archive.namelist()}
     except zipfile.BadZipFile as error:
-        raise DataError(f"dataset.images: {path} is not an intact .npz file: {error}") from error
+        raise RequestError(f"dataset.images: {path} is not an intact .npz file: {error}") from error
     for name in ("images", "labels"):
         if name not in there:
-            raise DataError(
+            raise RequestError(
                 f"dataset.images: {path} has no array {name!r}; it has {', '.join(sorted(there)) or 'none'}"
             )
     if ("test_images" in there) != ("test_labels" in there):
-        raise DataError(f"dataset.images: {path} has one of `test_images` and `test_labels`; it needs both or neither")
+        raise RequestError(
+            f"dataset.images: {path} has one of `test_images` and `test_labels`; it needs both or neither"
+        )
     if "test_images" not in there and spec.test is None:
-        raise DataError(f"dataset.test: {path} has no test part; say how many examples to hold out, as `test: 1000`")
+        raise RequestError(f"dataset.test: {path} has no test part; say how many examples to hold out, as `test: 1000`")
 
 
 def _source(name: str, path: Path) -> Source:

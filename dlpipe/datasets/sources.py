@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from dlpipe.artifacts import StepError
 from dlpipe.spec import datasets as _declared  # noqa: F401 - importing it registers the kinds
 from dlpipe.spec.base import FAMILIES
 from dlpipe.spec.datasets import DatasetSpec
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
     from dlpipe.datasets.examples import Examples
 
 
-class DataError(Exception):
+class DataError(StepError):
     """Data that is missing, wrong or hostile, or a request that it cannot meet; the message says what to do."""
+
+
+class RequestError(DataError):
+    """A request that no data could meet, such as a path that does not exist: for the user to correct."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Dataset(Protocol):
 
     @staticmethod
     def sources(spec: Any) -> tuple[Source, ...]:
-        """The files, without numpy or the network. Raises DataError for a file of the user's that is missing."""
+        """The files, without numpy or the network. Raises RequestError for a file of the user's that is missing."""
 
     @staticmethod
     def parse(folder: Path, spec: Any) -> Examples:

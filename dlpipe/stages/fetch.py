@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 from dlpipe.artifacts import MANIFEST, Artifact, ArtifactError, Stage, Store, read_manifest
 from dlpipe.datasets.archives import read_members
 from dlpipe.datasets.download import DownloadError, Policy, download, shown, wrong_content
-from dlpipe.datasets.sources import DataError, Dataset, Source, dataset_spec
+from dlpipe.datasets.sources import DataError, Dataset, RequestError, Source, dataset_spec
 from dlpipe.progress import say, track
 
 PARTIAL = ".partial"
@@ -66,12 +66,12 @@ def run(
 
 
 def _place(mirror: str) -> str | Path:
-    """The mirror as URL or folder. Raises DataError when it is neither."""
+    """The mirror as URL or folder. Raises RequestError when it is neither."""
     if urlsplit(mirror).scheme in ("http", "https"):
         return mirror.rstrip("/")
     folder = Path(mirror).expanduser()
     if not folder.is_dir():
-        raise DataError(f"--mirror {mirror}: neither a folder nor an http(s) URL")
+        raise RequestError(f"--mirror {mirror}: neither a folder nor an http(s) URL")
     return folder
 
 

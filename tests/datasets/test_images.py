@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlpipe.datasets.images import Images
-from dlpipe.datasets.sources import DataError
+from dlpipe.datasets.sources import DataError, RequestError
 from dlpipe.spec.datasets import Images as ImagesSpec
 
 PICTURES = np.arange(6 * 2 * 2, dtype=np.uint8).reshape(6, 2, 2)
@@ -165,7 +165,7 @@ def test_what_planning_finds(tmp_path: Path) -> None:
         ),
     }
     for message, spec in faults.items():
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(RequestError) as caught:
             Images.sources(spec)
         assert str(caught.value).startswith(message.replace("{images}", spec.images))
     with pytest.raises(DataError, match="has no test part"):

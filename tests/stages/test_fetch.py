@@ -29,7 +29,7 @@ from dlpipe.datasets.archives import ArchiveError, read_members
 from dlpipe.datasets.digits import Digits
 from dlpipe.datasets.download import DownloadError, Policy, download, shown
 from dlpipe.datasets.mnist import Mnist
-from dlpipe.datasets.sources import DataError, Source, dataset_spec
+from dlpipe.datasets.sources import DataError, RequestError, Source, dataset_spec
 from dlpipe.spec.datasets import Digits as DigitsSpec
 from dlpipe.spec.datasets import Images as ImagesSpec
 from dlpipe.spec.datasets import Mnist as MnistSpec
@@ -700,7 +700,7 @@ def test_files_of_another_fetch_serve(store: Store, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("mirror", ["/no/such/folder", "ftp://example.org", "file:///etc"])
 def test_a_mirror_that_is_none_is_an_error_before_anything_is_done(store: Store, mirror: str) -> None:
-    with pytest.raises(DataError, match="neither a folder nor an http"):
+    with pytest.raises(RequestError, match="neither a folder nor an http"):
         fetch.run(stage_of(DigitsSpec()), store, mirrors=[mirror])
 
 
