@@ -167,7 +167,7 @@ def test_a_program_of_its_own_stopped_from_outside(store: Store, tmp_path: Path)
     write_stages(store, [stage])
     command = [sys.executable, "-c", COMMAND, str(store.data), str(store.results), stage.id]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        while not (store.results / ".locks").is_dir():
+        while not (store.results / ".locks" / f"{stage.id}.json").exists():
             assert process.poll() is None, process.communicate()[1].decode()
             time.sleep(0.01)
         time.sleep(0.3)
@@ -183,7 +183,7 @@ def test_a_program_of_its_own_stopped_from_outside(store: Store, tmp_path: Path)
 
 def test_another_stages_checkpoint_is_refused(store: Store, undisturbed: Callable) -> None:
     """What was saved by one learning rate is put in the place of another's."""
-    own, other = STAGES["momentum"](prepared(store)), STAGES["adam"](store)
+    own, other = STAGES["momentum"](store), STAGES["adam"](store)
     assert attempt(other, store, Fate(signal.SIGTERM, after=10)).exit_code == 1
     shutil.copytree(store.checkpoints(other), store.checkpoints(own))
     last = attempt(own, store)
