@@ -17,9 +17,12 @@ SGD = {"kind": "sgd", "learning_rate": 0.1, "momentum": 0.5}
 RBM = {"kind": "rbm"}
 
 
-def prepared(store: Store, sizes: Mapping[str, int] = SIZES) -> str:
-    """Noisy copies of three random patterns, uint8, in the format of prepare; the id of the artifact."""
-    stage = Stage("prepare", "blobs", {"sizes": dict(sizes)}, {"raw": "none-000000000000"})
+def prepared(store: Store, sizes: Mapping[str, int] = SIZES, wrong_from: int | None = None) -> str:
+    """Noisy copies of three random patterns, uint8, in the format of prepare; the id of the artifact.
+
+    The training examples from number `wrong_from` on have another class's label.
+    """
+    stage = Stage("prepare", "blobs", {"sizes": dict(sizes), "wrong_from": wrong_from}, {"raw": "none-000000000000"})
     if store.is_done("prepare", stage.id):
         return stage.id
     generator = torch.Generator().manual_seed(0)
@@ -30,6 +33,8 @@ def prepared(store: Store, sizes: Mapping[str, int] = SIZES) -> str:
         flips = torch.rand(n, *SHAPE, generator=generator) < 0.2
         tensors[f"{split}.inputs"] = (patterns[targets] ^ flips).to(torch.uint8) * 255
         tensors[f"{split}.targets"] = targets
+    if wrong_from is not None:
+        tensors["train.targets"][wrong_from:] = (tensors["train.targets"][wrong_from:] + 1) % CLASSES
     with store.make(stage) as draft:
         save_file(tensors, draft.folder / "data.safetensors")
         draft.extra.update(input_shape=list(SHAPE), classes=list("abc"), scale=255.0, sizes=dict(sizes), terms="none")

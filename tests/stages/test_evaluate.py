@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small import CLASSES, SHAPE, evaluate_stage, finetune_stage, prepared, pretrain_stage
+from torch.nn.functional import cross_entropy
+
+from dlpipe.artifacts import Artifact, Store
+from dlpipe.models.mlp import MLP
+from dlpipe.stages import evaluate, finetune, pretrain
+
+LABELLED = 60
+
+
+class Chain:
+    """Two layers, a first phase on some labels, a second, and their evaluation, for seeds 0 and 1."""
+
+    def __init__(self, store: Store) -> None:
+        data = prepared(store)
+        model = {"kind": "mlp", "units": [8, 6]}
+        first = pretrain_stage(data, epochs=2.0)
+        second = pretrain_stage(data, {"kind": "autoencoder"}, (first.id,), units=6, epochs=2.0)
+        self.layers = [pretrain.run(stage, store) for stage in (first, second)]
+        ids = (first.id, second.id)
+        phase1 = finetune_stage(data, ids, model=model, labelled=LABELLED, epochs=1.0)
+        phase2 = finetune_stage(data, start=phase1.id, model=model, labelled=LABELLED, epochs=2.0)
+        self.phases = [finetune.run(stage, store) for stage in (phase1, phase2)]
+        self.stage = evaluate_stage(phase2, ids, (phase1.id,))
+        self.artifact = evaluate.run(self.stage, store)
+        self.data = store.read("prepare", data)
+        self.tensors = load_file(self.data.path("data.safetensors"))
+        self.outputs = load_file(self.artifact.path("outputs.safetensors"))
+
+    def model(self, seed: int) -> MLP:
+        net = MLP(SHAPE[0] * SHAPE[1], CLASSES, units=[8, 6])
+        weights = load_file(self.phases[-1].path("weights.safetensors"))
+        net.load_state_dict({name: weights[f"{seed}/{name}"] for name in net.state_dict()})
+        return net.eval()
+
+    def logits(self, seed: int, split: str) -> torch.Tensor:
+        with torch.no_grad():
+            return self.model(seed)(self.tensors[f"{split}.inputs"].flatten(1) / 255)
+
+    def metrics(self) -> dict[tuple[int, str], float]:
+        with self.artifact.path("metrics.csv").open() as file:
+            reader = csv.DictReader(file)
+            assert reader.fieldnames == ["seed", "metric", "value"]
+            return {(int(row["seed"]), row["metric"]): float(row["value"]) for row in reader}
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    root: Path = tmp_path_factory.mktemp("evaluate")
+    return Chain(Store(root / "data", root / "results"))
+
+
+def test_metrics_are_what_their_definitions_give(chain: Chain) -> None:
+    metrics = chain.metrics()
+    for seed in (0, 1):
+        for split, n in (("train", LABELLED), ("valid", 30), ("test", 30)):
+            logits, targets = chain.logits(seed, split)[:n], chain.tensors[f"{split}.targets"][:n]
+            wrong = int((logits.argmax(dim=1) != targets).sum())
+            assert metrics[seed, f"{split}_error"] == pytest.approx(100 * wrong / n, rel=1e-8)  # nine digits
+            # float32 logits of a batch of another size may round differently.
+            assert metrics[seed, f"{split}_loss"] == pytest.approx(float(cross_entropy(logits, targets)), rel=1e-5)
+
+
+def test_seconds_are_those_of_the_whole_chain(chain: Chain) -> None:
+    for seed in (0, 1):
+        parts = [artifact.extra["seconds"][str(seed)] for artifact in (*chain.layers, *chain.phases)]
+        assert chain.metrics()[seed, "train_seconds"] == pytest.approx(sum(parts), rel=1e-8)
+
+
+def test_confusion_counts_true_by_predicted(chain: Chain) -> None:
+    assert chain.outputs["confusion"].dtype == torch.int64
+    for seed in (0, 1):
+        expected = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
+        for true, predicted in zip(
+            chain.tensors["test.targets"], chain.logits(seed, "test").argmax(dim=1), strict=True
+        ):
+            expected[true, predicted] += 1
+        assert torch.equal(chain.outputs["confusion"][seed], expected)
+
+
+def test_filters_are_the_first_seeds_weights_projected_to_the_input(chain: Chain) -> None:
+    lower, upper = (load_file(artifact.path("weights.safetensors"))["0/W"] for artifact in chain.layers)
+    assert torch.equal(chain.outputs["filters/1"], lower.T.reshape(8, *SHAPE))
+    # A float32 product of 8 terms.
+    torch.testing.assert_close(chain.outputs["filters/2"], (lower @ upper).T.reshape(6, *SHAPE), rtol=1e-5, atol=1e-6)
+    assert torch.equal(chain.outputs["filters_finetuned/1"], chain.model(0).weights[0].detach().T.reshape(8, *SHAPE))
+
+
+def test_reconstructions_go_up_and_down_the_stack(chain: Chain) -> None:
+    first, second = (
+        {name: load_file(artifact.path("weights.safetensors"))[f"0/{name}"] for name in ("W", "hbias", "vbias")}
+        for artifact in chain.layers
+    )
+    x = chain.tensors["test.inputs"][:10].flatten(1) / 255
+    up = x
+    for layer in (first, second):
+        up = torch.sigmoid(up @ layer["W"] + layer["hbias"])
+    for layer in (second, first):
+        up = torch.sigmoid(up @ layer["W"].T + layer["vbias"])
+    assert torch.equal(chain.outputs["reconstruction_inputs"], x.reshape(10, *SHAPE))
+    torch.testing.assert_close(chain.outputs["reconstructions"], up.reshape(10, *SHAPE), rtol=1e-5, atol=1e-6)
+
+
+def test_wrong_examples_are_wrong_and_labelled_true_then_predicted(chain: Chain) -> None:
+    predicted, targets = chain.logits(0, "test").argmax(dim=1), chain.tensors["test.targets"]
+    wrong = (predicted != targets).nonzero().flatten()[:20]
+    assert len(wrong) > 0
+    expected = torch.stack((targets[wrong], predicted[wrong]), dim=1)
+    assert torch.equal(chain.outputs["examples_wrong_labels"], expected)
+    assert torch.equal(chain.outputs["examples_wrong"], chain.tensors["test.inputs"][wrong].float() / 255)
+
+
+def test_history_joins_all_phases(chain: Chain) -> None:
+    with chain.artifact.path("history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(dict.fromkeys(row["phase"] for row in rows)) == ["pretrain/1", "pretrain/2", "finetune/1", "finetune/2"]
+    for phase, source in (("pretrain/2", chain.layers[1]), ("finetune/2", chain.phases[1])):
+        with source.path("history.csv").open() as file:
+            assert [row for row in rows if row["phase"] == phase] == list(csv.DictReader(file))
+
+
+def test_ancestors_tell_where_the_numbers_come_from(chain: Chain) -> None:
+    expected: list[Artifact] = [chain.data, *chain.layers, *chain.phases]
+    ancestors = chain.artifact.extra["ancestors"]
+    assert [ancestor["id"] for ancestor in ancestors] == [artifact.stage.id for artifact in expected]
+    for ancestor, artifact in zip(ancestors, expected, strict=True):
+        assert ancestor["seconds"] == artifact.manifest["times"]["seconds"]
+        assert ancestor["device"] == artifact.manifest["facts"].get("device")
+    assert chain.artifact.extra["classes"] == list("abc")
+    assert chain.artifact.extra["input_shape"] == list(SHAPE)
+
+
+def test_without_layers_and_validation_examples(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data", tmp_path / "results")
+    data = prepared(store, {"train": 40, "valid": 0, "test": 20})
+    stage = finetune_stage(data, model={"kind": "mlp", "units": []}, seeds=(2,))
+    finetune.run(stage, store)
+    artifact = evaluate.run(evaluate_stage(stage), store)
+    metrics = [line.split(",")[1] for line in artifact.path("metrics.csv").read_text().splitlines()[1:]]
+    assert metrics == ["train_error", "train_loss", "test_error", "test_loss", "train_seconds"]
+    outputs = load_file(artifact.path("outputs.safetensors"))
+    assert set(outputs) == {"confusion", "filters_finetuned/1", "examples_wrong", "examples_wrong_labels"}
+    assert outputs["confusion"].shape == (1, 3, 3)
+
+
+def test_same_inputs_same_outputs(chain: Chain, tmp_path: Path) -> None:
+    """All but the seconds of training, which metrics.csv holds."""
+    store = Store(tmp_path / "data", tmp_path / "results")
+    again = Chain(store).artifact
+    for name in ("history.csv", "outputs.safetensors"):
+        assert again.manifest["files"][name] == chain.artifact.manifest["files"][name]

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small import finetune_stage, prepared, pretrain_stage
+
+from dlpipe.artifacts import Artifact, Stage, Store
+from dlpipe.models.mlp import MLP
+from dlpipe.runtime.loop import TrainingError
+from dlpipe.runtime.streams import stream
+from dlpipe.stages import finetune, pretrain
+
+DEEP = {"kind": "mlp", "units": [8, 6]}
+STILL: dict[str, Any] = {"optimizer": {"kind": "sgd", "learning_rate": 1e-30}, "epochs": 0.1}
+"""One step that moves nothing: what is left is the start."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "data", tmp_path / "results")
+
+
+def weights(artifact: Artifact) -> dict[str, torch.Tensor]:
+    return load_file(artifact.path("weights.safetensors"))
+
+
+def two_layers(store: Store, data: str) -> list[Stage]:
+    first = pretrain_stage(data, epochs=1.0)
+    second = pretrain_stage(data, {"kind": "autoencoder"}, (first.id,), units=6, epochs=1.0)
+    for stage in (first, second):
+        pretrain.run(stage, store)
+    return [first, second]
+
+
+def test_starts_from_the_pretrained_weights_exactly(store: Store) -> None:
+    """Both layers, for each seed its own; the output layer as initialised."""
+    data = prepared(store)
+    stages = two_layers(store, data)
+    layers = [weights(store.read("pretrain", stage.id)) for stage in stages]
+    ids = tuple(stage.id for stage in stages)
+    tuned = weights(finetune.run(finetune_stage(data, ids, model=DEEP, **STILL), store))
+    for seed in (0, 1):
+        for position, layer in enumerate(layers):
+            assert torch.equal(tuned[f"{seed}/weights.{position}"], layer[f"{seed}/W"])
+            assert torch.equal(tuned[f"{seed}/biases.{position}"], layer[f"{seed}/hbias"])
+        fresh = MLP(16, 3, units=[8, 6])
+        fresh.initialise(stream(seed, "finetune/1/initialise", 0))
+        assert torch.equal(tuned[f"{seed}/weights.2"], fresh.state_dict()["weights.2"])
+
+
+def test_from_random_initialisation_without_layers(store: Store) -> None:
+    tuned = weights(finetune.run(finetune_stage(prepared(store), seeds=(3,), **STILL), store))
+    fresh = MLP(16, 3, units=[8])
+    fresh.initialise(stream(3, "finetune/1/initialise", 0))
+    for name, tensor in fresh.state_dict().items():
+        torch.testing.assert_close(tuned[f"3/{name}"], tensor, rtol=0.0, atol=1e-29)  # what the step moves a bias of 0
+
+
+def test_a_second_phase_goes_on_from_the_first(store: Store) -> None:
+    data = prepared(store)
+    first = finetune_stage(data)
+    before = weights(finetune.run(first, store))
+    second = finetune.run(finetune_stage(data, start=first.id, **STILL), store)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(second).items())
+    assert {line.split(",")[0] for line in second.path("history.csv").read_text().splitlines()[1:]} == {"finetune/2"}
+
+
+def test_a_start_of_another_shape_gives_what_fits_and_says_what_did_not(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """8 and 6 hidden units from a start with 8: the first weights, both first biases; the second ones are not it."""
+    data = prepared(store)
+    first = finetune_stage(data, seeds=(0,))
+    before = weights(finetune.run(first, store))
+    second = finetune_stage(data, start=first.id, model=DEEP, seeds=(0,), **STILL)
+    after = weights(finetune.run(second, store))
+    assert torch.equal(after["0/weights.0"], before["0/weights.0"])
+    assert f"seed 0: initialised anew, as {first.id} has none that fits: weights.1, weights.2, biases.1, biases.2" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_start_of_which_nothing_fits_is_an_error(store: Store) -> None:
+    data = prepared(store)
+    first = finetune_stage(data, model={"kind": "mlp", "units": [5, 5]}, seeds=(0,))
+    finetune.run(first, store)
+    second = finetune_stage(data, start=first.id, model={"kind": "mlp", "units": []}, seeds=(0,))
+    with pytest.raises(TrainingError, match=f"no tensor of {first.id} has the name and shape"):
+        finetune.run(second, store)
+
+
+def test_only_the_first_labelled_examples_are_seen(store: Store) -> None:
+    """30 of 90 in batches of 20 are two steps an epoch; other labels from the 31st on change nothing, from the 30th do."""
+    runs = {
+        wrong_from: finetune.run(finetune_stage(prepared(store, wrong_from=wrong_from), labelled=30), store)
+        for wrong_from in (None, 30, 29)
+    }
+    with runs[None].path("history.csv").open() as file:
+        assert {row["step"] for row in csv.DictReader(file)} == {"2", "4"}
+    digests = {wrong_from: run.manifest["files"]["weights.safetensors"] for wrong_from, run in runs.items()}
+    assert digests[30] == digests[None]
+    assert digests[29] != digests[None]
+
+
+def test_selects_the_best_of_several_restarts(store: Store) -> None:
+    data = prepared(store)
+    chosen = finetune.run(finetune_stage(data, select={"best_of": 3, "by": "train_loss"}, seeds=(0, 1)), store)
+    with chosen.path("selection.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], row["restart"]) for row in rows] == [(s, r) for s in "01" for r in "012"]
+    assert {row["metric"] for row in rows} == {"train_loss"}
+    with chosen.path("history.csv").open() as file:
+        history = [row for row in csv.DictReader(file) if row["metric"] == "train_loss"]
+    for seed in "01":
+        values = {row["restart"]: row["value"] for row in rows if row["seed"] == seed}
+        assert len(set(values.values())) == 3, "restarts draw from streams of their own"
+        best = min(values, key=lambda restart: float(values[restart]))
+        assert [row["restart"] for row in rows if row["seed"] == seed and row["chosen"] == "1"] == [best]
+        assert [row["value"] for row in history if row["seed"] == seed][-1] == values[best]
+
+
+def test_the_first_restart_is_what_would_run_without_a_choice(store: Store) -> None:
+    data = prepared(store)
+    plain = weights(finetune.run(finetune_stage(data), store))
+    one = weights(finetune.run(finetune_stage(data, select={"best_of": 1, "by": "train_loss"}), store))
+    assert all(torch.equal(one[name], tensor) for name, tensor in plain.items())
+
+
+def test_selection_by_a_metric_that_should_rise_takes_the_highest(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlpipe.tasks.classification import Classification
+
+    given = iter([0.2, 0.7, 0.5])
+    monkeypatch.setattr(Classification, "validate", lambda *_: {"accuracy": next(given)})
+    select = {"best_of": 3, "by": "valid_accuracy"}
+    stage = finetune_stage(prepared(store), select=select, seeds=(0,), epochs=1.0)
+    rows = finetune.run(stage, store).path("selection.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[-1] for row in rows] == ["0", "1", "0"]
+
+
+def test_selection_by_an_unknown_metric_says_what_there_is(store: Store) -> None:
+    stage = finetune_stage(prepared(store), select={"best_of": 2, "by": "valid_eror"})
+    with pytest.raises(TrainingError, match=r"select.by is 'valid_eror'; the validations have train_loss, valid_loss"):
+        finetune.run(stage, store)
