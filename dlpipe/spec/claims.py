@@ -13,7 +13,7 @@ def _as_text(value: object) -> object:
     return str(value).lower() if isinstance(value, bool) else str(value) if isinstance(value, int | float) else value
 
 
-Level = Annotated[str, BeforeValidator(_as_text)]
+Level = Annotated[str, BeforeValidator(_as_text, json_schema_input_type=str | float | bool)]
 """A level's name; a number in YAML is taken as its text."""
 Levels = dict[str, Level]
 """Axis to level: one cell, or one slice, of the comparison."""

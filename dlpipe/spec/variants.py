@@ -483,13 +483,16 @@ class _Reading:
         assert levels is not None
         return self._check_axis(axis, levels.keys[axis], axes) and self._check_level(axis, node, axes)
 
-    def _figures(self, axes: Mapping[str, object]) -> None:
+    def _figures(self, axes: Mapping[str, Mapping[str, object]]) -> None:
         node = self.document.get("figures")
         for figure in node.elements() if node is not None else ():
             for name in ("x", "lines"):
                 axis = figure.get(name)
                 if axis is not None and isinstance(axis.data, str):
                     self._check_axis(axis.data, axis.mark, axes)
+            shown = figure.get("where")
+            for axis_name, level in shown.items() if shown is not None else ():
+                self._check_pair(axis_name, level, shown, axes)
 
     def _papers(self) -> None:
         cited = [self.document.get("paper")]
