@@ -7,6 +7,7 @@ verify; 130 interrupted.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -76,7 +77,12 @@ def command_line() -> None:
 
 def main() -> None:
     """The `dlpipe` program."""
-    sys.exit(run(command_line))
+    code = run(command_line)
+    if "torch" in sys.modules:  # its teardown takes 0.3 s, a fifth of a short stage, and frees what the system frees anyway
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(command: Callable[..., Any], arguments: list[str] | None = None) -> int:

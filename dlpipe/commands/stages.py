@@ -18,10 +18,10 @@ def _make(
 ) -> None:
     store = Store(data, results)
     stages = stages_to_make(rule, what, scale, overrides, root, store)
-    module = importlib.import_module(f"dlpipe.stages.{rule}")
     for stage in stages:
-        artifact = module.run(stage, store, **options)
-        click.echo(artifact.folder)
+        if not store.is_done(rule, stage.id):  # asked here, so that a stage that stands costs no import of torch
+            importlib.import_module(f"dlpipe.stages.{rule}").run(stage, store, **options)
+        click.echo(store.folder(rule, stage.id))
 
 
 def _stage_command(rule: str, text: str, *lines: str) -> Callable[[Callable[..., Any]], click.Command]:
@@ -48,7 +48,7 @@ def _training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "fetch",
     "Download the data sets that WHAT needs and verify every file.",
     "dlpipe fetch depth",
-    "dlpipe fetch depth --scale lab --mirror /mnt/datasets",
+    "dlpipe fetch depth --mirror /mnt/datasets --offline",
 )
 @click.option("--mirror", "mirrors", multiple=True, metavar="DIR|URL", help="Look here first, in order; may be given several times.")
 @click.option("--offline", is_flag=True, help="Use folders and installed packages only.")
@@ -70,7 +70,7 @@ def prepare_command(**options: Any) -> None:
     "pretrain",
     "Train layers greedily, from the bottom up, each on the representation of those below it.",
     "dlpipe pretrain depth",
-    "dlpipe pretrain depth --scale lab --threads 2",
+    "dlpipe pretrain depth --deadline 3600",
 )
 @_training_options
 def pretrain_command(**options: Any) -> None:
@@ -81,7 +81,7 @@ def pretrain_command(**options: Any) -> None:
     "finetune",
     "Train whole networks, from pretrained layers or from random initialisation.",
     "dlpipe finetune baselines",
-    "dlpipe finetune depth -s finetune.duration.epochs=5",
+    "dlpipe finetune baselines -s model.units=[50]",
 )
 @_training_options
 def finetune_command(**options: Any) -> None:
