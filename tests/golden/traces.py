@@ -1,0 +1,169 @@
+"""Golden traces: short runs on fixed data whose history is committed, with the versions of what made it.
+
+Results that change under the same version fail a test. `python -m tests.golden` writes the traces anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from dlpipe.artifacts import Stage, Store
+from dlpipe.plan import STAGE_VERSIONS
+from dlpipe.runtime.data import component
+from dlpipe.spec.base import Component
+from dlpipe.spec.training import TrainingSpec
+from dlpipe.stages import finetune, pretrain
+
+FOLDER = Path(__file__).parent
+TOLERANCE = 1e-4
+"""Relative: processors round matrix products differently, by 1e-7, and a few dozen updates carry it on to about 1e-5."""
+
+SHAPE, CLASSES, SIZES = (4, 4), 3, {"train": 90, "valid": 30, "test": 3}
+RATES = {"sgd": 0.1, "adagrad": 0.05, "rmsprop": 0.005, "adam": 0.01, "adamw": 0.01}
+MLP = {"kind": "mlp", "units": [8, 6]}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A layer that is pretrained, or a model that is trained, and how."""
+
+    what: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    schedule: Mapping[str, Any]
+
+    @property
+    def rule(self) -> str:
+        return "finetune" if self.what["kind"] == "mlp" else "pretrain"
+
+    def training(self, rate: float = 1.0) -> dict[str, Any]:
+        """`rate` is a factor on the learning rate."""
+        optimizer = {"learning_rate": rate * RATES[self.optimizer["kind"]], **self.optimizer}
+        return {"duration": {"epochs": 4.0}, "optimizer": optimizer, "schedule": dict(self.schedule), "batch_size": 20}
+
+    def components(self) -> list[Component]:
+        training: Any = TrainingSpec.model_validate(self.training())
+        if self.rule == "pretrain":
+            return [component("layer", self.what), training.optimizer, training.schedule]
+        task = component("task", {"kind": "classification"})
+        return [component("model", self.what), task, training.optimizer, training.schedule]
+
+    def versions(self) -> dict[str, int]:
+        own = {part.component: type(part).version for part in self.components()}
+        return {f"stage.{self.rule}": STAGE_VERSIONS[self.rule], **own}
+
+    def stage(self, data: str, rate: float = 1.0) -> Stage:
+        training = self.training(rate)
+        if self.rule == "pretrain":
+            spec = {"layer": dict(self.what), "units": 8, "training": training}
+            return Stage("pretrain", "golden", spec, {"data": data, "below": []}, (0,), self.versions())
+        phase = {"task": {"kind": "classification"}, "training": training, "select": None}
+        spec = {"phase": phase, "model": dict(self.what), "labelled": None}
+        return Stage("finetune", "golden", spec, {"data": data, "layers": []}, (0,), self.versions())
+
+
+CONSTANT = {"kind": "constant"}
+MOMENTUM = {"kind": "sgd", "momentum": 0.5, "weight_decay": 0.001}
+TRACES = {
+    "rbm-cd1": Trace({"kind": "rbm"}, MOMENTUM, CONSTANT),
+    "rbm-cd3-sparse": Trace(
+        {"kind": "rbm", "cd_steps": 3, "sparsity_target": 0.1, "sparsity_cost": 0.1}, MOMENTUM, CONSTANT
+    ),
+    "rbm-pcd": Trace({"kind": "rbm", "persistent": True, "chains": 10}, MOMENTUM, CONSTANT),
+    "rbm-gaussian": Trace({"kind": "rbm", "visible_units": "gaussian"}, {"kind": "sgd"}, CONSTANT),
+    "autoencoder-tied": Trace({"kind": "autoencoder", "corruption": 0.25}, MOMENTUM, CONSTANT),
+    "autoencoder-untied": Trace(
+        {
+            "kind": "autoencoder",
+            "tied": False,
+            "corruption": 0.1,
+            "corruption_kind": "gaussian",
+            "reconstruction": "squared",
+        },
+        {"kind": "adam"},
+        CONSTANT,
+    ),
+    "classifier-nesterov": Trace(
+        {**MLP, "dropout": 0.2},
+        {"kind": "sgd", "momentum": 0.9, "nesterov": True},
+        {"kind": "step", "every": {"epochs": 1.0}, "factor": 0.5},
+    ),
+    "classifier-adagrad": Trace({**MLP, "activation": "tanh"}, {"kind": "adagrad"}, {"kind": "cosine"}),
+    "classifier-rmsprop": Trace(
+        {**MLP, "activation": "relu", "init": "he_normal"},
+        {"kind": "rmsprop", "momentum": 0.5},
+        {"kind": "linear_warmup", "warmup": {"steps": 5}},
+    ),
+    "classifier-adamw": Trace(
+        {**MLP, "init": "glorot_sigmoid"},
+        {"kind": "adamw", "weight_decay": 0.1},
+        {"kind": "halve_on_plateau", "patience": 1},
+    ),
+}
+
+
+def data(store: Store) -> str:
+    """Noisy copies of three random patterns: the id of prepared data that is the same everywhere."""
+    stage = Stage("prepare", "golden", {"sizes": SIZES}, {"raw": "golden-000000000000"})
+    if store.is_done("prepare", stage.id):
+        return stage.id
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.rand(CLASSES, *SHAPE, generator=generator) < 0.5
+    tensors = {}
+    for split, n in SIZES.items():
+        targets = torch.arange(n) % CLASSES
+        flips = torch.rand(n, *SHAPE, generator=generator) < 0.2
+        tensors[f"{split}.inputs"] = (patterns[targets] ^ flips).to(torch.uint8)
+        tensors[f"{split}.targets"] = targets
+    with store.make(stage) as draft:
+        save_file(tensors, draft.folder / "data.safetensors")
+        draft.extra.update(input_shape=list(SHAPE), classes=list("abc"), scale=1.0, sizes=SIZES, terms="none")
+    return stage.id
+
+
+def run(name: str, store: Store, rate: float = 1.0) -> str:
+    """The trace's text: a comment line for each version, then history.csv."""
+    trace = TRACES[name]
+    stage = trace.stage(data(store), rate)
+    artifact = {"pretrain": pretrain.run, "finetune": finetune.run}[trace.rule](stage, store, device="cpu")
+    versions = "".join(f"# {part} {version}\n" for part, version in trace.versions().items())
+    return versions + artifact.path("history.csv").read_text()
+
+
+def committed(name: str) -> str:
+    return (FOLDER / f"{name}.csv").read_text(encoding="utf-8")
+
+
+def difference(ours: str, golden: str, *, ignore: tuple[str, ...] = ()) -> str | None:
+    """What to tell a reader of two traces that differ, or None. `ignore`: metrics not to compare."""
+    versions = [line for line in ours.splitlines() if line.startswith("#")]
+    if versions != [line for line in golden.splitlines() if line.startswith("#")]:
+        return "a version was raised: run `python -m tests.golden` and commit what changes"
+    changed = _changed_row(_table(ours, ignore), _table(golden, ignore))
+    if changed is None:
+        return None
+    parts = ", ".join(line.removeprefix("# ").rpartition(" ")[0] for line in versions)
+    return (
+        f"{changed}. Results have changed under the same version: raise the version of what you changed "
+        f"(one of {parts}) and run `python -m tests.golden`"
+    )
+
+
+def _table(text: str, ignore: tuple[str, ...]) -> dict[str, float]:
+    rows = [line.rpartition(",") for line in text.splitlines() if not line.startswith("#")]
+    return {key: float(value) for key, _, value in rows[1:] if key.rpartition(",")[2] not in ignore}
+
+
+def _changed_row(ours: Mapping[str, float], golden: Mapping[str, float]) -> str | None:
+    if ours.keys() != golden.keys():
+        return f"the rows {sorted(ours.keys() ^ golden.keys())} are in only one of the two"
+    for key, value in golden.items():
+        if not math.isclose(ours[key], value, rel_tol=TOLERANCE):
+            return f"{key} is {ours[key]}, it was {value}"
+    return None
