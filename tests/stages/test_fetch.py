@@ -463,6 +463,16 @@ def test_a_tar_header_that_claims_gigabytes_is_not_read_into_memory(tmp_path: Pa
         read_members(path, {"a": tmp_path / "a"}, 8 << 30)
 
 
+def test_a_member_that_claims_gigabytes_is_not_skipped_over(tmp_path: Path) -> None:
+    """To skip is to unpack."""
+    info = tarfile.TarInfo("before")
+    info.size = 3 << 30
+    path = tmp_path / "archive"
+    path.write_bytes(gzip.compress(info.tobuf() + bytes(4096)))
+    with pytest.raises(ArchiveError, match="it unpacks to more than 1,048,576 bytes"):
+        read_members(path, {"a": tmp_path / "a"}, 1 << 20)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK not a zip", b"\x1f\x8b not gzip", CONTENT, PAGE])
 def test_what_is_no_archive_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "archive").write_bytes(content)

@@ -127,9 +127,9 @@ def test_standard_scaling_is_by_the_training_examples_alone(store: Store) -> Non
 
 
 def test_a_constant_feature_that_is_not_exact_in_binary_stays_zero() -> None:
-    """0.1 summed and divided is not 0.1, and its tiny rounded deviation must not be divided by."""
-    parts = {f"{name}.inputs": np.full((7, 1), 0.1, np.float32) for name in ("train", "valid", "test")}
-    scaled = prepare.standardise(parts, 1.0)
+    """1/255 summed 34 times and divided by it is not 1/255; the tiny deviation that results must not be divided by."""
+    parts = {f"{name}.inputs": np.ones((34, 1), np.uint8) for name in ("train", "valid", "test")}
+    scaled = prepare.standardise(parts, 255.0)
     assert np.abs(scaled["train.inputs"]).max() < 1e-15
 
 
