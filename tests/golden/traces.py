@@ -23,7 +23,7 @@ from dlpipe.stages import finetune, pretrain
 
 FOLDER = Path(__file__).parent
 TOLERANCE = 1e-4
-"""Relative: processors round matrix products differently, by 1e-7, and a few dozen updates carry it on to about 1e-5."""
+"""Relative: processors round matrix products differently, by 1e-7; a few dozen updates carry it to about 1e-5."""
 
 SHAPE, CLASSES, SIZES = (4, 4), 3, {"train": 90, "valid": 30, "test": 3}
 RATES = {"sgd": 0.1, "adagrad": 0.05, "rmsprop": 0.005, "adam": 0.01, "adamw": 0.01}

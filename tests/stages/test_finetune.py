@@ -95,7 +95,7 @@ def test_a_start_of_which_nothing_fits_is_an_error(store: Store) -> None:
 
 
 def test_only_the_first_labelled_examples_are_seen(store: Store) -> None:
-    """30 of 90, in batches of 20: two steps an epoch. Another label of the 31st changes nothing, of the 30th it does."""
+    """30 of 90, in batches of 20: two steps an epoch. Another label of the 31st changes nothing, of the 30th does."""
     runs = {
         wrong_from: finetune.run(finetune_stage(prepared(store, wrong_from=wrong_from), labelled=30), store)
         for wrong_from in (None, 30, 29)
