@@ -72,6 +72,8 @@ def parse_bibliography(text: str, name: str) -> dict[str, BibEntry]:
         key = match["key"]
         if key in entries:
             report.add(_mark(name, text, at), f"the key {key} is used twice")
+        if position > len(text):  # a field that is wrong has been reported
+            break
         lacking = [field for field in ("author", "title", "year") if not fields.get(field)]
         if lacking:
             report.add(_mark(name, text, at), f"{key} lacks {' and '.join(lacking)}")
@@ -101,7 +103,7 @@ def _fields(text: str, position: int, name: str, report: Report) -> tuple[dict[s
         value, after = _value(text, match.end()) if match else ("", -1)
         if match is None or after < 0:
             report.add(_mark(name, text, position), 'a field is written name = {value}, name = "value" or name = 2006')
-            return fields, len(text)
+            return fields, len(text) + 1
         field = match["name"].lower()
         fields[field] = value if field in ("url", "doi") else _plain(value)
         position = after

@@ -1,6 +1,6 @@
 """The JSON schema of an experiment's file, for editors, from the same models that check it.
 
-It knows the keys, types, ranges and kinds. What needs more than one place at once (axes, claims, papers) only `load` checks.
+It knows the keys, types, ranges and kinds. What spans several places (axes, claims, papers) only `load` checks.
 """
 
 from __future__ import annotations
