@@ -1,12 +1,13 @@
 """Made-up metrics artifacts of a depth study on 8x8 digits, so that plots and reports can be measured and tested alone.
 
-The numbers have the shape of the real ones (pretraining helps, more at depth) and are fixed by the seed; they are no results.
+The numbers look like real ones (pretraining helps, more so at depth) and are fixed by a seed; they are no results.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from dlpipe.artifacts import Stage, Store
+from dlpipe.plan import Plan, make_plan
+from dlpipe.spec.variants import load
+from dlpipe.stages import plot, report
 
 PRETRAINING = ("rbm", "dae", "none")
 DEPTHS = ("1", "2", "3", "4")
@@ -23,41 +27,115 @@ SIDE = 8
 CLASSES = [str(digit) for digit in range(10)]
 
 
-def evaluate_stage(levels: Mapping[str, str], seeds: Sequence[int], experiment: str = "depth") -> Stage:
-    return Stage(
-        rule="evaluate",
-        name="digits-" + "-".join(levels.values()),
-        spec={"task": {"kind": "classification"}, "levels": dict(levels), "experiment": experiment},
-        inputs={"data": "digits-000000000000", "model": "model-000000000000"},
-        seeds=tuple(seeds),
-        versions={"task.classification": 1},
-    )
+EXPERIMENT = """
+title: Greedy layerwise pretraining against random initialisation
+question: Does pretraining lower the test error, and more so the deeper the network is?
+paper: erhan2010
+dataset: {kind: digits, labelled: 100}
+model: {kind: mlp, units: [100, 100, 100, 100], activation: sigmoid, init: uniform_fan_in}
+pretrain:
+  layer: {kind: rbm, cd_steps: 1}
+  duration: {epochs: 15}
+  optimizer: {kind: sgd, learning_rate: 0.05, momentum: 0.5}
+finetune:
+  task: {kind: classification}
+  duration: {epochs: 60}
+  optimizer: {kind: sgd, learning_rate: 0.1}
+axes:
+  pretraining:
+    rbm: {}
+    dae: {pretrain.layer: {kind: autoencoder, corruption: 0.25}}
+    none: {pretrain: null}
+  depth: {1: {model.units: [100]}, 2: {model.units: [100, 100]}, 3: {model.units: [100, 100, 100]}, 4: {}}
+seeds: 3
+scales:
+  demo: {}
+claims:
+  - says: Pretraining lowers the test error at depths 3 and 4.
+    source: Erhan et al. 2010, figure 1
+    compare: {pretraining: rbm}
+    with: {pretraining: none}
+    where: {depth: 4}
+    margin: 1.0
+  - says: Pretraining lowers the test error at every depth.
+    compare: {pretraining: rbm}
+    with: {pretraining: none}
+    for_each: depth
+  - says: The gain grows with depth.
+    compare: {pretraining: rbm}
+    with: {pretraining: none}
+    grows: {axis: depth, from: 1, to: 4}
+  - says: Random initialisation is better at depth 4.
+    compare: {pretraining: none}
+    with: {pretraining: rbm}
+    where: {depth: 4}
+  - says: A pretrained network reaches 7 % at depth 3.
+    where: {pretraining: rbm, depth: 3}
+    value: 7.0
+    tolerance: 1.0
+  - says: A deep belief network reaches 1.25 % on MNIST.
+    where: {pretraining: rbm, depth: 3}
+    value: 1.25
+    tolerance: 0.25
+    scales: [paper]
+    because: it is a number for MNIST with all of its labels
+"""
+PAPERS = """
+@article{erhan2010,
+  author = {Erhan, Dumitru and Bengio, Yoshua and Courville, Aaron and Vincent, Pascal},
+  title = {Why Does Unsupervised Pre-training Help Deep Learning?},
+  journal = {Journal of Machine Learning Research},
+  year = {2010},
+  url = {https://jmlr.org/papers/v11/erhan10a.html},
+}
+"""
 
 
-def make_metrics(store: Store, levels: Mapping[str, str], seeds: Sequence[int], **kwargs: Any) -> str:
-    """Makes one evaluate artifact and returns its id. `epochs` (default 30) is the length of its history."""
-    stage = evaluate_stage(levels, seeds, kwargs.get("experiment", "depth"))
+def plan_of(folder: Path, experiment: str = EXPERIMENT, names: Sequence[str] = ("depth",)) -> Plan:
+    """Writes the experiment under each name, with its bibliography, into `folder` and plans it at scale demo."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "papers.bib").write_text(PAPERS, encoding="utf-8")
+    for name in names:
+        (folder / f"{name}.yaml").write_text(experiment, encoding="utf-8")
+    return make_plan([load(folder / f"{name}.yaml", scale="demo") for name in names])
+
+
+def make_metrics(plan: Plan, store: Store, **kwargs: Any) -> None:
+    """Makes every evaluate artifact of the plan. `epochs` (default 30) is the length of the histories."""
+    for experiment in plan.experiments:
+        for variant in experiment.variants:
+            for chain in variant.chains:
+                make_variant(plan.stages[chain[-1]], variant.levels, list(ancestors(plan, chain)), store, **kwargs)
+
+
+def make_variant(
+    stage: Stage, levels: Mapping[str, str], from_stages: Sequence[dict[str, Any]], store: Store, *, epochs: int = 30
+) -> None:
     pretraining, depth = levels.get("pretraining", "rbm"), int(levels.get("depth", "1"))
     draw = np.random.default_rng([PRETRAINING.index(pretraining), depth])
     with store.make(stage, threads=2, device="cpu") as draft:
-        errors = {seed: ERROR[pretraining][depth - 1] + seed * 0.3 + draw.normal(0, 0.5) for seed in seeds}
+        errors = {seed: ERROR[pretraining][depth - 1] + seed * 0.3 + draw.normal(0, 0.5) for seed in stage.seeds}
         _write_metrics(draft.folder / "metrics.csv", errors, draw)
-        _write_history(draft.folder / "history.csv", errors, pretraining, depth, kwargs.get("epochs", 30), draw)
-        save_file(_outputs(pretraining, depth, len(seeds), draw), draft.folder / "outputs.safetensors")
-        draft.extra.update(ancestors=list(ancestors(pretraining, depth)), classes=CLASSES, input_shape=[SIDE, SIDE])
-    return stage.id
+        _write_history(draft.folder / "history.csv", errors, pretraining, depth, epochs, draw)
+        save_file(_outputs(pretraining, depth, len(stage.seeds), draw), draft.folder / "outputs.safetensors")
+        draft.extra.update(ancestors=list(from_stages), classes=CLASSES, input_shape=[SIDE, SIDE])
 
 
-def ancestors(pretraining: str, depth: int) -> Iterator[dict[str, Any]]:
-    """The data, the layers (shared by the depths) and the fine-tuned model that a variant comes from."""
-    common = {"commit": "0123456789abcdef", "dirty": False, "host": "workstation", "processor": "Made-up CPU", "threads": 2}
-    common["device"] = "cpu"
-    yield {"id": "digits-aaaaaaaaaaaa", "rule": "prepare", "seconds": 0.4, "cpu_seconds": 0.4, **common}
-    for layer in range(1, depth + 1 if pretraining != "none" else 1):
-        layer_id = f"digits-{pretraining}-{layer:012x}"
-        yield {"id": layer_id, "rule": "pretrain", "seconds": 1.5 * layer, "cpu_seconds": 2.0, **common}
-    model_id = f"digits-{pretraining}-d{depth}-{depth:012x}"
-    yield {"id": model_id, "rule": "finetune", "seconds": 2.0 + depth, "cpu_seconds": 3.0 + depth, **common}
+def ancestors(plan: Plan, chain: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The stages under a variant, as `evaluate` records them; each took as many seconds as its place in the chain."""
+    for place, stage_id in enumerate(chain[:-1]):
+        yield {
+            "id": stage_id,
+            "rule": plan.stages[stage_id].rule,
+            "seconds": float(place),
+            "cpu_seconds": 2.0 * place,
+            "commit": "0123456789abcdef",
+            "dirty": False,
+            "host": "workstation",
+            "processor": "Made-up CPU",
+            "threads": 2,
+            "device": "cpu",
+        }
 
 
 def _write_metrics(path: Path, errors: Mapping[int, float], draw: np.random.Generator) -> None:
@@ -83,7 +161,9 @@ def _write_history(
             for epoch in range(1, epochs + 1):
                 for layer in range(1, layers + 1):
                     value = 0.02 * layer + 0.3 / epoch + noise[seed, layer - 1, epoch]
-                    writer.writerow((f"pretrain/{layer}", seed, epoch * 50, float(epoch), "reconstruction_error", value))
+                    writer.writerow(
+                        (f"pretrain/{layer}", seed, epoch * 50, float(epoch), "reconstruction_error", value)
+                    )
                 decay = np.exp(-epoch / (3 + 2 * depth * (pretraining == "none")))
                 row = ("finetune/1", seed, epoch * 5, float(epoch))
                 writer.writerow((*row, "valid_error", error + (90 - error) * decay + draw.normal(0, 0.4)))
@@ -103,9 +183,9 @@ def _outputs(pretraining: str, depth: int, seeds: int, draw: np.random.Generator
     }
     if pretraining != "none":
         outputs["reconstruction_inputs"] = examples[20:]
-        outputs["reconstructions"] = np.clip(examples[20:] * 0.8 + draw.normal(0.05, 0.05, (10, SIDE, SIDE)), 0, 1).astype(
-            np.float32
-        )
+        outputs["reconstructions"] = np.clip(
+            examples[20:] * 0.8 + draw.normal(0.05, 0.05, (10, SIDE, SIDE)), 0, 1
+        ).astype(np.float32)
         for layer in range(1, depth + 1):
             outputs[f"filters/{layer}"] = _blobs(draw, 64, layer)
     return outputs
@@ -125,25 +205,22 @@ def _blobs(draw: np.random.Generator, n: int, layer: int) -> np.ndarray:
     return (blob * draw.choice([-1, 1], (n, 1, 1)) + draw.normal(0, 0.1, (n, SIDE, SIDE))).astype(np.float32)
 
 
-def plot_stage(variants: Sequence[tuple[Mapping[str, str], Sequence[str]]], axes: Mapping[str, Sequence[str]]) -> Stage:
-    """The plot stage of an experiment that lists no figures."""
-    return Stage(
-        rule="plot",
-        name="depth",
-        spec={
-            "experiment": "depth",
-            "figures": [],
-            "axes": {axis: list(levels) for axis, levels in axes.items()},
-            "variants": [{"levels": dict(levels), "metrics": list(ids)} for levels, ids in variants],
-        },
-        inputs={"metrics": [stage_id for _, ids in variants for stage_id in ids]},
-    )
+@dataclass(frozen=True)
+class Built:
+    plan: Plan
+    store: Store
+    html: Path
+
+    @property
+    def page(self) -> str:
+        return self.html.read_text(encoding="utf-8")
 
 
-AXES = {"pretraining": PRETRAINING, "depth": DEPTHS}
-
-
-def make_study(store: Store, seeds: int = 3, **kwargs: Any) -> list[tuple[dict[str, str], list[str]]]:
-    """All 12 variants, each as (levels, ids of its metrics artifacts)."""
-    cells = [{"pretraining": p, "depth": d} for p in PRETRAINING for d in DEPTHS]
-    return [(levels, [make_metrics(store, levels, range(seeds), **kwargs)]) for levels in cells]
+def build(folder: Path, experiment: str = EXPERIMENT, names: tuple[str, ...] = ("depth",)) -> Built:
+    """Metrics, figures and report of an experiment, all in `folder`."""
+    store = Store(folder / "data", folder / "results")
+    plan = plan_of(folder / "experiments", experiment, names)
+    make_metrics(plan, store)
+    for planned in plan.experiments:
+        plot.run(plan.stages[planned.figures], store)
+    return Built(plan, store, report.run(plan, store, folder / "results" / "report" / "demo.html"))

@@ -27,7 +27,7 @@ def use_style() -> Any:
 
 
 def panels(count: int, *, columns: int = 4, height: float = 1.9, top: float = 0.3) -> tuple[Figure, list[Any]]:
-    """A figure with `count` small multiples that share both axes, `height` inches each, and `top` inches for a legend."""
+    """A figure with `count` small multiples that share both axes; inches: `height` of each, `top` for a legend."""
     columns = best_columns(count, columns)
     rows = -(-count // columns)
     if count == 1:
@@ -42,8 +42,8 @@ def panels(count: int, *, columns: int = 4, height: float = 1.9, top: float = 0.
 
 
 def best_columns(count: int, most: int) -> int:
-    """Columns, at most `most`, that leave the fewest empty places and the fewest rows."""
-    return min(range(1, min(count, most) + 1), key=lambda columns: (-(-count // columns), -columns % count, columns))
+    """Columns, at most `most`: the fewest rows, then the fewest empty places."""
+    return min(range(1, min(count, most) + 1), key=lambda columns: (-(-count // columns), -count % columns))
 
 
 def legend(figure: Figure, names: Sequence[str], title: str | None = None, *, line: bool = True) -> None:

@@ -61,9 +61,7 @@ def draw(
 def horizontal_axis(data: FigureData, taken: str | None) -> str | None:
     """An axis whose levels are numbers, else the one with the most levels; the first declared of equals."""
     candidates = [axis for axis in data.open_axes if axis != taken]
-    return max(
-        candidates, key=lambda axis: (all(map(is_number, data.axes[axis])), len(data.axes[axis])), default=None
-    )
+    return max(candidates, key=lambda axis: (all(map(is_number, data.axes[axis])), len(data.axes[axis])), default=None)
 
 
 def _is_ordered(data: FigureData, x: str | None) -> bool:

@@ -74,6 +74,10 @@ class VariantData:
                     found.append(file.get_tensor(name))
         return found
 
+    def first(self, name: str) -> Array:
+        """The tensor `name` of the first block of seeds, which holds the first seed; it must be there."""
+        return self.outputs(name)[0]
+
     @property
     def classes(self) -> list[str]:
         return list(self.artifacts[0].extra.get("classes", [])) if self.artifacts else []

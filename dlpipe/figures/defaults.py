@@ -13,7 +13,7 @@ def default_figures(data: FigureData) -> list[FigureSpec]:
     outcome = next((name for name in ("test_error", "test_loss") if name in metrics), None)
     if outcome and data.open_axes:
         figures.append(Comparison(metric=outcome))
-    last = max((phase for phase, _ in histories if phase.startswith("finetune")), default=None)
+    last = max((phase for phase, _ in histories if phase.startswith("finetune")), default="finetune/1")
     figures += [
         Curves(metric=name, phase=phase)
         for phase, names in ((last, ("valid_error", "train_loss")), ("pretrain/1", ("reconstruction_error",)))

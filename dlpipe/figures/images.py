@@ -14,8 +14,9 @@ from dlpipe.figures.data import FigureData, NothingToDraw, Picture, VariantData,
 
 MOST_FILTERS = 36
 MOST_COLUMNS = 5
-GREYS = 64
-"""Shades of grey that a filter is drawn with; more make the file larger and look the same."""
+MOST_MISTAKES = 12
+GREYS = 65
+"""Shades of grey that a filter is drawn with; odd, so that 0 is mid-grey; more look the same."""
 
 
 def draw_filters(*, data: FigureData, title: str | None, where: Mapping[str, str]) -> Picture:
@@ -24,7 +25,7 @@ def draw_filters(*, data: FigureData, title: str | None, where: Mapping[str, str
     rows = [
         (shown.label(variant), tiles)
         for variant in showcase(shown)
-        if (tiles := {name: variant.outputs(name)[0] for name in _filter_names(variant)})
+        if (tiles := {name: variant.first(name) for name in _filter_names(variant)})
     ]
     if not rows:
         raise NothingToDraw("no run has filters of a layer")
@@ -50,9 +51,9 @@ def draw_reconstructions(*, data: FigureData, title: str | None, where: Mapping[
     """Raises NothingToDraw where no variant has reconstructions."""
     shown = data.slice(where)
     rows = [
-        (shown.label(variant), inputs[0], outputs[0])
+        (shown.label(variant), variant.first("reconstruction_inputs"), variant.first("reconstructions"))
         for variant in showcase(shown)
-        if (inputs := variant.outputs("reconstruction_inputs")) and (outputs := variant.outputs("reconstructions"))
+        if {"reconstruction_inputs", "reconstructions"} <= set(variant.output_names)
     ]
     if not rows:
         raise NothingToDraw("no run has reconstructions")
@@ -69,20 +70,23 @@ def draw_mistakes(*, data: FigureData, title: str | None, where: Mapping[str, st
     """Raises NothingToDraw where no variant has examples that it gets wrong."""
     shown = data.slice(where)
     rows = [
-        (variant, examples[0], labels[0])
+        (variant, variant.first("examples_wrong"), variant.first("examples_wrong_labels"))
         for variant in showcase(shown)
-        if (examples := variant.outputs("examples_wrong")) and (labels := variant.outputs("examples_wrong_labels"))
-        if len(examples[0])
+        if {"examples_wrong", "examples_wrong_labels"} <= set(variant.output_names)
+        and len(variant.first("examples_wrong"))
     ]
     if not rows:
         raise NothingToDraw("no run has examples that are classified wrongly")
-    most = min(12, max(len(examples) for _, examples, _ in rows))
-    figure, grid = _grid(len(rows), most, height=0.95)
-    for line, (variant, examples, labels) in zip(grid, rows, strict=True):
-        line[0].set_ylabel(_wrapped(shown.label(variant)), rotation=0, ha="right", va="center")
-        for place, example, (true, taken) in zip(line, unsigned(examples), labels, strict=False):
-            _show(place, mosaic(example[None]))
-            place.set_title(f"{_class(variant, true)} → {_class(variant, taken)}", loc="center", size=8)
+    figure, grid = _grid(len(rows), 1, height=0.95)
+    for place, (variant, examples, labels) in zip((line[0] for line in grid), rows, strict=True):
+        pictures = unsigned(examples[:MOST_MISTAKES])
+        gap = max(1, pictures.shape[2] // 4)
+        _show(place, mosaic(pictures, columns=MOST_MISTAKES, gap=gap))
+        place.set_ylabel(_wrapped(shown.label(variant)), rotation=0, ha="right", va="center")
+        for position, (true, taken) in enumerate(labels[:MOST_MISTAKES]):
+            middle = position * (pictures.shape[2] + gap) + (pictures.shape[2] - 1) / 2
+            text = f"{_class(variant, true)} → {_class(variant, taken)}"
+            place.text(middle, -0.5 - pictures.shape[1] / 8, text, ha="center", va="bottom", size=8)
     caption = "Test examples that are classified wrongly, with their class and the one they are taken for. First seed."
     return Picture(figure, title or "Mistakes", caption)
 
@@ -158,17 +162,15 @@ def unsigned(tensor: np.ndarray) -> np.ndarray:
     return (pictures - low) / max(high - low, 1e-12)
 
 
-def mosaic(pictures: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """[n, H, W(, 3)] in [0, 1] as one picture uint8 [.., .., 4] with transparent gaps of a pixel."""
+def mosaic(pictures: np.ndarray, columns: int | None = None, gap: int = 1) -> np.ndarray:
+    """[n, H, W(, 3)] in [0, 1] as one picture uint8 [.., .., 4] with transparent gaps, in pixels of the pictures."""
     n, height, width = pictures.shape[:3]
     columns = columns or math.ceil(math.sqrt(n))
     rows = -(-n // columns)
-    sheet = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, 4), np.uint8)
+    sheet = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4), np.uint8)
     for index, picture in enumerate(pictures):
-        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        top, left = index // columns * (height + gap), index % columns * (width + gap)
         colours = picture[..., None] if picture.ndim == 2 else picture
         sheet[top : top + height, left : left + width, :3] = np.round(colours * 255)
         sheet[top : top + height, left : left + width, 3] = 255
     return sheet
-
-

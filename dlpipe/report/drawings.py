@@ -1,6 +1,6 @@
 """Figures made part of a page: SVG with its ids made unique and its colours turned into style variables; PNG as data.
 
-A figure is a file that anybody may have put there, so nothing but drawing passes: no script, no link, no foreign address.
+Anybody may have put the file there, so nothing but drawing passes: no script, no link, no foreign address.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from dlpipe.figures.palette import VARIABLES
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
-ELEMENTS = frozenset(
-    "svg g defs clipPath path rect circle ellipse line polyline polygon text tspan use image title desc".split()
-)
-ATTRIBUTES = frozenset(
-    "id d x y x1 x2 y1 y2 cx cy r rx ry width height viewBox transform points style class clip-path href fill stroke "
-    "stroke-width opacity fill-opacity stroke-opacity stroke-dasharray stroke-linecap stroke-linejoin text-anchor "
-    "font-family font-size font-weight preserveAspectRatio".split()
-)
+# fmt: off
+ELEMENTS = frozenset((
+    "svg", "g", "defs", "clipPath", "path", "rect", "circle", "ellipse", "line", "polyline", "polygon", "text", "tspan",
+    "use", "image", "title", "desc",
+))
+ATTRIBUTES = frozenset((
+    "id", "d", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "rx", "ry", "width", "height", "viewBox", "points",
+    "transform", "style", "class", "clip-path", "href", "fill", "stroke", "stroke-width", "stroke-dasharray",
+    "stroke-linecap", "stroke-linejoin", "opacity", "fill-opacity", "stroke-opacity", "text-anchor", "font-family",
+    "font-size", "font-weight", "preserveAspectRatio",
+))
+# fmt: on
 LARGEST = 8_000_000
 """Bytes of a figure; more would make the page slow."""
 LARGER = 1.6

@@ -1,4 +1,4 @@
-"""What a report is made of: the metrics artifacts and figures of an experiment, verified, and what is missing of them."""
+"""What a report is made of: an experiment's metrics and figures, verified, and what is missing of them."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Evidence:
         ]
 
     def made_by_other_code(self) -> list[str]:
-        """Components whose source today is not the one that made an artifact of this experiment, as far as it is recorded."""
+        """Components whose source today is not the one that an artifact of this experiment records."""
         changed = set()
         for record, implementations in self._recorded_sources():
             today = source_digests(implementations)
@@ -137,7 +137,7 @@ class Evidence:
 
 
 def gather(planned: PlannedExperiment, store: Store, warn: Callable[[str], None], *, figures: bool = True) -> Evidence:
-    """Reads and verifies. What is absent or damaged is set aside, told to `warn` with its path, and listed as missing."""
+    """Reads and verifies. What is absent or damaged is set aside, told to `warn`, and listed as missing."""
     missing: list[str] = []
 
     def read(rule: str, stage_id: str) -> Artifact | None:
@@ -153,9 +153,7 @@ def gather(planned: PlannedExperiment, store: Store, warn: Callable[[str], None]
     return Evidence(planned.loaded, variants, drawn, tuple(dict.fromkeys(missing)))
 
 
-def _variant(
-    planned: PlannedVariant, read: Callable[[str, str], Artifact | None]
-) -> VariantEvidence:
+def _variant(planned: PlannedVariant, read: Callable[[str, str], Artifact | None]) -> VariantEvidence:
     artifacts, missing = [], []
     values: dict[str, dict[int, float]] = {}
     for stage_id in planned.metrics:

@@ -1,4 +1,4 @@
-"""A small drawing of an interval beside the line that decides: zero or the margin, or the paper's value and its tolerance."""
+"""A small drawing of an interval beside what decides: zero or the margin, or the paper's value and its tolerance."""
 
 from __future__ import annotations
 

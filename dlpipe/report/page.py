@@ -40,27 +40,26 @@ TEMPLATES = Path(__file__).with_name("templates")
 FORMAT = 1
 MOST_SINGLE_METRICS = 3
 SCALE_NOTES = {
-    "demo": "Data that ships with a dependency, small networks, few seeds: it shows the effect, not the paper's numbers.",
+    "demo": "Built-in data, small networks, few seeds: it shows the effect, not the paper's numbers.",
     "lab": "Real data at a size for a workstation: it shows the effect, not the paper's numbers.",
 }
 
 
 def verdicts_json(evidence: Sequence[Evidence]) -> str:
     """The verdicts, for programs."""
-    experiments = []
-    for experiment in evidence:
-        judgements = experiment.judgements()
-        experiments.append(
-            {
-                "name": experiment.name,
-                "title": experiment.loaded.experiment.title,
-                "scale": experiment.loaded.scale,
-                "seeds": list(experiment.loaded.seeds),
-                "missing": list(experiment.missing),
-                "claims": [judgement.to_json() for judgement in judgements],
-            }
-        )
-    verdicts = [claim["verdict"] for experiment in experiments for claim in experiment["claims"]]
+    judgements = [experiment.judgements() for experiment in evidence]
+    experiments = [
+        {
+            "name": experiment.name,
+            "title": experiment.loaded.experiment.title,
+            "scale": experiment.loaded.scale,
+            "seeds": list(experiment.loaded.seeds),
+            "missing": list(experiment.missing),
+            "claims": [judgement.to_json() for judgement in claims],
+        }
+        for experiment, claims in zip(evidence, judgements, strict=True)
+    ]
+    verdicts = [judgement.verdict for claims in judgements for judgement in claims]
     document = {
         "format": FORMAT,
         "summary": {verdict: verdicts.count(verdict) for verdict in VERDICTS},
@@ -147,13 +146,12 @@ def _experiment_view(evidence: Evidence, position: int, everything: Sequence[Evi
 def _facts(evidence: Evidence) -> list[tuple[str, str]]:
     experiment = evidence.loaded.experiment
     seeds = len(evidence.loaded.seeds)
-    facts = [
+    return [
         ("Data", component_text(experiment.dataset)),
         ("Model", component_text(experiment.model)),
         ("Variants", f"{len(evidence.variants)}" + (f" ({_axes_text(evidence)})" if evidence.axes else "")),
         ("Seeds", f"{seeds} each"),
     ]
-    return facts
 
 
 def _axes_text(evidence: Evidence) -> str:
@@ -192,9 +190,7 @@ def _claim_view(judgement: Judgement, evidence: Evidence, key: str) -> dict[str,
         "paper": _papers_value(claim),
         "axes": list(claim.axes_repeated),
         "columns": _claim_columns(claim),
-        "parts": [
-            {**_part_view(part, claim), "mark": mark} for part, mark in zip(judgement.parts, marks, strict=True)
-        ],
+        "parts": [{**_part_view(part, claim), "mark": mark} for part, mark in zip(judgement.parts, marks, strict=True)],
     }
 
 

@@ -24,9 +24,11 @@ History = dict[tuple[str, str], dict[int, list[tuple[float, float]]]]
 
 
 def read_history(path: Path) -> History:
-    """(phase, metric) to seed to its (epoch, value) pairs, as in history.csv. Raises ArtifactError, naming file and line."""
+    """(phase, metric) to seed to its (epoch, value) pairs. Raises ArtifactError, naming file and line."""
     history: History = {}
-    for line, (phase, seed, _, epoch, metric, value) in _rows(path, ("phase", "seed", "step", "epoch", "metric", "value")):
+    for line, (phase, seed, _, epoch, metric, value) in _rows(
+        path, ("phase", "seed", "step", "epoch", "metric", "value")
+    ):
         try:
             point = (float(epoch), float(value))
             history.setdefault((phase, metric), {}).setdefault(int(seed), []).append(point)

@@ -1,0 +1,190 @@
+"""Each figure shows the numbers it says it shows; what it cannot show is explained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from dlpipe.figures import comparison, confusion, curves, images
+from dlpipe.figures.canvas import best_columns, to_svg, use_style
+from dlpipe.figures.data import FigureData, NothingToDraw, VariantData, line_axis, showcase
+from dlpipe.figures.defaults import default_figures
+from tests import synthetic
+
+
+@pytest.fixture(autouse=True)
+def _style() -> Iterator[None]:
+    with use_style():
+        yield
+
+
+def test_axes_find_their_place(data: FigureData) -> None:
+    assert comparison.horizontal_axis(data, None) == "depth"
+    assert line_axis(data) == "pretraining"
+    assert [variant.levels["depth"] for variant in showcase(data)] == ["4", "4", "4"]
+    assert data.label(data.variants[0]) == "rbm, depth 1"
+    assert data.slice({"depth": "2"}).label(data.variants[1]) == "rbm"
+
+
+def test_defaults_are_what_the_runs_have(data: FigureData) -> None:
+    kinds = [figure.component for figure in default_figures(data)]
+    assert kinds == [
+        "figure.comparison", *["figure.curves"] * 3, "figure.filters", "figure.reconstructions", "figure.confusion",
+        "figure.mistakes",
+    ]  # fmt: skip
+    assert default_figures(FigureData({}, [])) == []
+
+
+def test_comparison_shows_means_and_t_intervals(data: FigureData) -> None:
+    picture = comparison.draw(data=data, title=None, where={}, metric="test_error", x=None, lines=None)
+    (place,) = picture.figure.axes
+    assert picture.title == "Test error by depth"
+    assert [label.get_text() for label in place.get_xticklabels()] == list(synthetic.DEPTHS)
+    rbm = place.containers[0]
+    errors = [list(v.metrics["test_error"].values()) for v in data.variants if v.levels["pretraining"] == "rbm"]
+    np.testing.assert_allclose(rbm.lines[0].get_ydata().astype(float), [np.mean(values) for values in errors])
+    low, high = rbm.lines[2][0].get_segments()[0][:, 1]
+    expected = scipy.stats.t.interval(0.95, 2, np.mean(errors[0]), scipy.stats.sem(errors[0]))
+    assert (low, high) == pytest.approx(expected)
+    dots = [line for line in place.lines if line.get_marker() == "."]
+    assert len(dots) == 12
+    assert list(dots[0].get_ydata()) == errors[0]
+
+
+def test_curves_share_a_colour_a_level_and_have_a_panel_a_depth(data: FigureData) -> None:
+    picture = curves.draw(data=data, title=None, where={}, metric="valid_error", phase="finetune/1", lines=None)
+    assert [place.get_title(loc="left") for place in picture.figure.axes] == [f"depth {d}" for d in synthetic.DEPTHS]
+    colours = [[line.get_color() for line in place.lines] for place in picture.figure.axes]
+    assert len(set(map(tuple, colours))) == 1
+    assert len(set(colours[0])) == 3
+    assert picture.title == "Validation error during fine-tuning"
+
+
+def test_curves_of_a_shared_layer_are_drawn_once(data: FigureData) -> None:
+    picture = curves.draw(
+        data=data, title=None, where={}, metric="reconstruction_error", phase="pretrain/1", lines=None
+    )
+    (place,) = picture.figure.axes
+    assert len(place.lines) == 2
+    assert place.get_title(loc="left") == ""
+
+
+def test_mean_and_range_stop_where_a_seed_stops_or_breaks() -> None:
+    seeds = {
+        0: [(1.0, 4.0), (2.0, 2.0), (3.0, 1.0), (4.0, 0.5)],
+        1: [(1.0, 6.0), (2.0, 3.0), (3.0, 3.0)],
+        2: [(1.0, 5.0), (2.0, math.nan), (3.0, 2.0), (4.0, 0.5)],
+    }
+    assert curves.mean_and_range(seeds) == ([1.0, 3.0], [5.0, 2.0], [4.0, 1.0], [6.0, 3.0])
+
+
+def many(levels: int) -> FigureData:
+    """One axis with many levels, each a variant with one point of history."""
+    names = [f"l{index}" for index in range(levels)]
+    variants = []
+    for index, name in enumerate(names):
+        variant = VariantData({"method": name}, [])
+        variant.__dict__["history"] = {("finetune/1", "valid_error"): {0: [(1.0, float(index)), (2.0, float(index))]}}
+        variants.append(variant)
+    return FigureData({"method": names}, variants)
+
+
+def test_more_than_six_lines_get_more_panels() -> None:
+    picture = curves.draw(data=many(14), title=None, where={}, metric="valid_error", phase="finetune/1", lines=None)
+    assert [len(place.lines) for place in picture.figure.axes] == [6, 6, 2]
+    assert [place.get_title(loc="left") for place in picture.figure.axes] == ["l0 to l5", "l6 to l11", "l12 to l13"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "fields", "message"),
+    [
+        (curves.draw, {"metric": "bleu", "phase": "finetune/1", "lines": None}, r"no run has bleu in phase finetune/1"),
+        (curves.draw, {"metric": "valid_error", "phase": "finetune/1", "lines": "width"}, r"no axis width; it has"),
+        (comparison.draw, {"metric": "bleu", "x": None, "lines": None}, r"no run has the metric bleu; there are test"),
+        (comparison.draw, {"metric": "test_error", "x": "width", "lines": None}, r"no axis width; it has pretraining"),
+        (images.draw_filters, {"where": {"pretraining": "other"}}, r"no run has filters"),
+        (images.draw_reconstructions, {"where": {"pretraining": "none"}}, r"no run has reconstructions"),
+        (images.draw_mistakes, {"where": {"pretraining": "other"}}, r"no run has examples"),
+        (confusion.draw, {"where": {"pretraining": "other"}}, r"no run has a confusion matrix"),
+    ],
+)
+def test_what_is_not_there_is_named(data: FigureData, draw, fields: dict, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(NothingToDraw, match=message):
+        draw(data=data, title=None, **{"where": {}, **fields})
+
+
+def test_filters_keep_zero_in_the_middle() -> None:
+    weights = np.array([[[-2.0, 0.0], [1.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]], np.float32)
+    pictures = images.signed(weights)
+    assert pictures[0, 0, 0] == 0
+    assert pictures[0, 1, 1] == 1
+    assert pictures[0, 0, 1] == 0.5
+    assert np.all(pictures[1] == 0.5)
+
+
+def test_mosaic_puts_every_pixel_where_it_belongs() -> None:
+    pictures = np.arange(3 * 2 * 2).reshape(3, 2, 2) / 255
+    sheet = images.mosaic(pictures, columns=2)
+    assert sheet.shape == (5, 5, 4)
+    np.testing.assert_array_equal(sheet[0:2, 3:5, 0], [[4, 5], [6, 7]])
+    np.testing.assert_array_equal(sheet[3:5, 0:2, 2], [[8, 9], [10, 11]])
+    assert sheet[:, 2, 3].max() == 0  # gaps are transparent
+    assert sheet[3:5, 3:5, 3].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((784,), (28, 28)),
+        ((7,), (1, 7)),
+        ((28, 28), (28, 28)),
+        ((1, 4, 5), (4, 5)),
+        ((3, 4, 5), (4, 5, 3)),
+        ((4, 5, 3), (4, 5, 3)),
+    ],
+)
+def test_any_input_shape_becomes_a_picture(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    assert images.as_pictures(np.zeros((2, *shape))).shape == (2, *expected)
+
+
+def test_colours_keep_their_channels() -> None:
+    red = np.zeros((1, 3, 2, 2))
+    red[:, 0] = 1
+    assert images.mosaic(images.unsigned(red))[0, 0].tolist() == [255, 0, 0, 255]
+
+
+def test_inputs_outside_of_0_and_1_are_scaled() -> None:
+    scaled = images.unsigned(np.array([[[-1.0, 3.0], [1.0, 1.0]]]))
+    np.testing.assert_allclose(scaled[0], [[0, 1], [0.5, 0.5]])
+
+
+def test_confusion_is_in_per_cent_of_the_true_class() -> None:
+    np.testing.assert_allclose(confusion.share(np.array([[3, 1], [0, 0]])), [[75, 25], [0, 0]])
+
+
+def test_confusion_sums_the_seeds(data: FigureData) -> None:
+    picture = confusion.draw(data=data, title=None, where={"pretraining": "rbm", "depth": "1"})
+    (counts,) = data.variants[0].outputs("confusion")
+    total = counts.sum(axis=0)
+    written = {text.get_position(): text.get_text() for text in picture.figure.axes[0].texts}
+    assert written[4, 4] == f"{100 * total[4, 4] / total[4].sum():.0f}"
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (4, 4), (5, 3), (6, 3), (12, 4)])
+def test_panels_leave_few_places_empty(count: int, columns: int) -> None:
+    assert best_columns(count, 4) == columns
+
+
+def test_dollars_and_backslashes_are_only_text(data: FigureData) -> None:
+    hostile = FigureData({"m": [r"$\frac{", "</text><script>"]}, many(2).variants)
+    for variant, level in zip(hostile.variants, hostile.axes["m"], strict=True):
+        variant.levels["m"] = level
+    with use_style():
+        picture = curves.draw(data=hostile, title=None, where={}, metric="valid_error", phase="finetune/1", lines="m")
+        drawn = to_svg(picture.figure).decode()
+    assert r"$\frac{" in drawn
+    assert "<script" not in drawn
