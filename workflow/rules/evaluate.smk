@@ -16,4 +16,4 @@ rule evaluate:
     params:
         where=WORK.where,
     shell:
-        "dlpipe evaluate {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1"
+        "dlpipe evaluate {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"

@@ -14,4 +14,4 @@ rule fetch:
         where=WORK.where,
         sources=WORK.sources,
     shell:
-        "dlpipe fetch {wildcards.stage} {params.where:q} {params.sources:q} > {log} 2>&1"
+        "dlpipe fetch {wildcards.stage} {params.where:q} {params.sources:q} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"

@@ -16,4 +16,4 @@ rule finetune:
     params:
         where=WORK.where,
     shell:
-        "dlpipe finetune {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1"
+        "dlpipe finetune {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"

@@ -21,4 +21,4 @@ rule plot:
     params:
         where=WORK.where,
     shell:
-        "dlpipe plot {wildcards.stage} {params.where:q} > {log} 2>&1"
+        "dlpipe plot {wildcards.stage} {params.where:q} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"

@@ -15,4 +15,4 @@ rule prepare:
     params:
         where=WORK.where,
     shell:
-        "dlpipe prepare {wildcards.stage} {params.where:q} > {log} 2>&1"
+        "dlpipe prepare {wildcards.stage} {params.where:q} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"

@@ -16,4 +16,4 @@ rule pretrain:
     params:
         where=WORK.where,
     shell:
-        "dlpipe pretrain {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1"
+        "dlpipe pretrain {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"

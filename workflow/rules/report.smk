@@ -22,4 +22,4 @@ rule report:
     params:
         arguments=WORK.report_arguments,
     shell:
-        "dlpipe report {params.arguments:q} > {log} 2>&1"
+        "dlpipe report {params.arguments:q} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"
