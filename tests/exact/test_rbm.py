@@ -1,0 +1,351 @@
+"""The RBM against enumeration of its joint distribution, in float64 on sizes where every state can be listed."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dlpipe.layers.rbm import RBM, states
+from dlpipe.spec.layers import Rbm
+
+ROUNDING = {"rtol": 1e-11, "atol": 1e-12}  # float64 sums of at most a few thousand terms
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def small_rbm(visible: int = 4, hidden: int = 3, scale: float = 1.0, **options: object) -> RBM:
+    """Weights and biases of order 1, so that no unit is near independent of the others."""
+    layer = RBM(visible, hidden, **options).double()  # type: ignore[arg-type]
+    layer.initialise(torch.full((visible,), 0.5, dtype=torch.float64), generator(7))
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_(0.0, scale, generator=generator(8 + parameter.dim()))
+    return layer
+
+
+def binary_states(units: int) -> Tensor:
+    return torch.tensor(list(itertools.product([0.0, 1.0], repeat=units)), dtype=torch.float64)
+
+
+def energy(layer: RBM, v: Tensor, h: Tensor) -> Tensor:
+    """E(v, h) as the paper writes it: v [N, visible], h [M, hidden] -> [N, M]."""
+    N, M = len(v), len(h)
+    table = torch.empty(N, M, dtype=torch.float64)
+    for n, m in itertools.product(range(N), range(M)):
+        own = 0.5 * torch.sum((v[n] - layer.vbias) ** 2) if layer.gaussian else -torch.dot(layer.vbias, v[n])
+        table[n, m] = own - torch.dot(layer.hbias, h[m]) - v[n] @ layer.W @ h[m]
+    return table.detach()
+
+
+def gradients(layer: RBM) -> dict[str, Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in layer.named_parameters() if parameter.grad is not None}
+
+
+def autograd(layer: RBM, objective: Tensor) -> dict[str, Tensor]:
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(objective, parameters), strict=True))
+
+
+def exact_gradient(layer: RBM, v: Tensor) -> dict[str, Tensor]:
+    """Of the batch's mean -log p(v), with log Z by autograd through the sum over all visible states."""
+    log_z = torch.logsumexp(-layer.free_energy(binary_states(layer.W.shape[0])), dim=0)
+    return autograd(layer, layer.free_energy(v).mean() + log_z)
+
+
+# Free energy, conditionals, partition function
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
+def test_free_energy_is_the_energy_summed_over_hidden_states(kind: str) -> None:
+    layer = small_rbm(visible_units=kind)
+    v = torch.randn(6, 4, generator=generator(), dtype=torch.float64) if kind == "gaussian" else binary_states(4)
+    expected = -torch.logsumexp(-energy(layer, v, binary_states(3)), dim=1)
+    torch.testing.assert_close(layer.free_energy(v).detach(), expected, **ROUNDING)
+
+
+def test_conditionals_are_those_of_the_joint_distribution() -> None:
+    layer = small_rbm()
+    v, h = binary_states(4), binary_states(3)
+    joint = torch.softmax(-energy(layer, v, h).flatten(), dim=0).view(len(v), len(h))
+    torch.testing.assert_close(layer.propup(v).detach(), joint / joint.sum(1, keepdim=True) @ h, **ROUNDING)
+    torch.testing.assert_close(layer.propdown(h).detach(), (joint / joint.sum(0)).T @ v, **ROUNDING)
+
+
+def test_gaussian_conditionals_by_quadrature() -> None:
+    layer = small_rbm(visible=1, visible_units="gaussian")
+    v, h = torch.linspace(-20, 20, 4001, dtype=torch.float64)[:, None], binary_states(3)
+    joint = torch.exp(-energy(layer, v, h))  # on a grid, which for a Gaussian is exact to rounding (trapezoid rule)
+    given_h = joint / joint.sum(0)
+    mean = given_h.T @ v
+    torch.testing.assert_close(layer.propdown(h).detach(), mean, **ROUNDING)
+    torch.testing.assert_close(given_h.T @ v**2 - mean**2, torch.ones(8, 1, dtype=torch.float64), **ROUNDING)
+    torch.testing.assert_close(layer.propup(v).detach(), joint / joint.sum(1, keepdim=True) @ h, **ROUNDING)
+
+
+@pytest.mark.parametrize(("visible", "hidden"), [(4, 3), (3, 5)], ids=["over-hidden", "over-visible"])
+def test_log_partition_is_the_sum_over_all_states(visible: int, hidden: int) -> None:
+    layer = small_rbm(visible, hidden)
+    expected = torch.logsumexp(-energy(layer, binary_states(visible), binary_states(hidden)).flatten(), dim=0)
+    torch.testing.assert_close(layer.log_partition(), expected, **ROUNDING)
+    torch.testing.assert_close(
+        layer.log_likelihood(binary_states(visible)).exp().sum().item(), 1.0, rtol=1e-11, atol=0.0
+    )
+
+
+def test_both_sides_give_the_same_log_partition_over_several_chunks() -> None:
+    layer = small_rbm(visible=15, hidden=16, scale=0.3)
+    over_hidden = torch.cat([layer._log_weight(h) for h in states(16, layer.W)]).logsumexp(0).detach()
+    torch.testing.assert_close(layer.log_partition(), over_hidden, rtol=1e-11, atol=0.0)
+
+
+def test_gaussian_log_partition_by_quadrature() -> None:
+    layer = small_rbm(visible=2, hidden=2, visible_units="gaussian")
+    axis = torch.linspace(-15, 15, 601, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    integral = torch.logsumexp(-layer.free_energy(grid), dim=0).detach() + 2 * math.log(30 / 600)
+    # The trapezoid rule's error falls like exp(-(2 pi sigma / step)^2 / 2): nothing at sigma 1 and step 0.05.
+    torch.testing.assert_close(layer.log_partition(), integral, rtol=1e-11, atol=0.0)
+
+
+def test_too_large_to_enumerate_is_said() -> None:
+    with pytest.raises(ValueError, match="at most 20 visible or hidden units, not for 21 x 22"):
+        RBM(21, 22).log_partition()
+    with pytest.raises(ValueError, match="at most 20 hidden units, not for 3 x 21"):
+        RBM(3, 21, visible_units="gaussian").log_partition()
+
+
+# The gradient
+
+
+def expected_update(layer: RBM, v: Tensor, k: int) -> dict[str, Tensor]:
+    """The exact mean of CD-k's update over its random numbers, by the transition matrix between hidden states."""
+    all_v, all_h = binary_states(4), binary_states(3)
+    joint = torch.softmax(-energy(layer, all_v, all_h).flatten(), dim=0).view(16, 8)
+    h_given_v, v_given_h = joint / joint.sum(1, keepdim=True), (joint / joint.sum(0)).T
+    start = torch.stack([h_given_v[(all_v == row).all(1)][0] for row in v]).mean(0)
+    h = start @ torch.linalg.matrix_power(v_given_h @ h_given_v, k - 1)
+    weight, particles = (h, v_given_h @ all_v) if k == 1 else (h @ v_given_h, all_v)
+    positive, negative = layer.propup(v).detach(), layer.propup(particles).detach()
+    return {
+        "W": torch.einsum("n,ni,nj->ij", weight, particles, negative) - v.T @ positive / len(v),
+        "hbias": weight @ negative - positive.mean(0),
+        "vbias": weight @ particles - v.mean(0),
+    }
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    return max((one[name] - other[name]).abs().max().item() for name in other)
+
+
+def test_the_expected_update_tends_to_the_exact_gradient() -> None:
+    layer = small_rbm(scale=1.5)
+    v = binary_states(4)[[3, 5, 12]]
+    exact = exact_gradient(layer, v)
+    bias = [distance(expected_update(layer, v, k), exact) for k in (1, 2, 5, 20, 200)]
+    assert bias == sorted(bias, reverse=True)
+    assert bias[0] > 0.05
+    assert bias[-1] < 1e-8  # the chain's second eigenvalue to the power of 200
+
+    copies = 100_000
+    # Each entry is a mean of 3 * copies numbers within an interval of length 1, so its deviation is at most
+    # 0.5 / sqrt(3 * copies). Five of them: a correct step misses this for one seed in 10^5.
+    bound = 5 * 0.5 / math.sqrt(3 * copies)
+    assert bound < bias[0] / 5
+    for k in (1, 2, 5, 20):
+        layer.cd_steps = k
+        layer.step(v.repeat(copies, 1), generator(k))
+        assert distance(gradients(layer), expected_update(layer, v, k)) < bound
+
+
+VARIANTS = {
+    "CD-1": {},
+    "CD-3": {"cd_steps": 3},
+    "PCD": {"persistent": True, "chains": 7, "cd_steps": 2},
+    "gaussian CD-1": {"visible_units": "gaussian"},
+    "gaussian CD-2": {"visible_units": "gaussian", "cd_steps": 2},
+    "gaussian PCD": {"visible_units": "gaussian", "persistent": True, "chains": 5},
+    "sparse": {"sparsity_cost": 0.3, "sparsity_target": 0.1},
+    "sparse PCD": {"sparsity_cost": 2.0, "sparsity_target": 0.05, "persistent": True, "chains": 9},
+}
+variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+def batch(layer: RBM, size: int = 11) -> Tensor:
+    v = torch.rand(size, layer.W.shape[0], generator=generator(3), dtype=layer.W.dtype)
+    return 3 * v - 1 if layer.gaussian else v.round()
+
+
+def particles(layer: RBM, v: Tensor, random: torch.Generator) -> Tensor:
+    """The negative phase again, from the public conditionals and the same random numbers."""
+    h = layer.chains if layer.persistent else layer.sample_h_given_v(v, random)[1]
+    for _ in range(layer.cd_steps - 1):
+        h = layer.gibbs_hvh(h, random)[1]
+    if layer.cd_steps == 1 and not layer.persistent:
+        return layer.propdown(h).detach()
+    return layer.sample_v_given_h(h, random)[1].detach()
+
+
+@variants
+def test_the_gradient_is_that_of_the_free_energy_difference(options: dict[str, object]) -> None:
+    layer = small_rbm(**options)
+    v = batch(layer)
+    objective = layer.free_energy(v).mean() - layer.free_energy(particles(layer, v, generator(5))).mean()
+    q, p = layer.propup(v).mean(0), layer.sparsity_target
+    objective = objective - layer.sparsity_cost * (p * q.log() + (1 - p) * (1 - q).log()).sum()
+    layer.step(v, generator(5))
+    torch.testing.assert_close(gradients(layer), autograd(layer, objective), **ROUNDING)
+
+
+def test_sparsity_of_a_saturated_unit_is_finite() -> None:
+    """Where a mean activity rounds to 0 or 1 the cross-entropy is infinite, its gradient by the weights is not."""
+    layer = RBM(4, 3, sparsity_cost=1.0, sparsity_target=0.1)
+    with torch.no_grad():
+        layer.hbias.copy_(torch.tensor([-200.0, 0.0, 200.0]))
+    layer.step(batch(layer), generator())
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(layer).values())
+
+
+def test_sparsity_brings_the_mean_activity_to_its_target() -> None:
+    layer = RBM(12, 8, sparsity_cost=5.0, sparsity_target=0.1)
+    layer.initialise(torch.full((12,), 0.5), generator())
+    v = (torch.rand(200, 12, generator=generator(1)) < 0.5).float()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for step in range(300):
+        layer.step(v, generator(step))
+        optimizer.step()
+    # Contrastive divergence pulls too, so the target is met roughly: within a quarter of the way from 0.5.
+    assert layer.propup(v).mean().item() == pytest.approx(0.1, abs=0.1)
+
+
+@variants
+def test_same_generator_same_bits_and_the_global_one_untouched(options: dict[str, object]) -> None:
+    before = torch.get_rng_state()
+    results = []
+    for _ in range(2):
+        layer = RBM(6, 5, **options)  # type: ignore[arg-type]
+        v = batch(layer)
+        layer.initialise(v.mean(0), generator(1))
+        metrics = layer.step(v, generator(2))
+        assert all(metric.dim() == 0 for metric in metrics.values())
+        results.append({**layer.state_dict(), **gradients(layer), **metrics})
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_step_overwrites_what_gradient_was_there() -> None:
+    layer = small_rbm()
+    layer.step(batch(layer), generator(1))
+    first = gradients(layer)
+    place = layer.W.grad
+    layer.step(batch(layer), generator(1))
+    assert layer.W.grad is place
+    torch.testing.assert_close(gradients(layer), first, rtol=0.0, atol=0.0)
+
+
+# Learning
+
+
+BARS = torch.tensor(
+    [
+        [[1.0 if (i if rows else j) == bar else 0.0 for i in range(3) for j in range(3)]]
+        for rows in (0, 1)
+        for bar in range(3)
+    ]
+).squeeze(1)
+
+
+@pytest.mark.parametrize("options", [{}, {"cd_steps": 5}, {"persistent": True}], ids=["CD-1", "CD-5", "PCD"])
+def test_exact_log_likelihood_rises_in_training(options: dict[str, object]) -> None:
+    """Six patterns of 9 pixels: log(1/6) = -1.79 is the best there is, independent pixels at their means give -5.73."""
+    layer = RBM(9, 12, weight_scale=0.1, **options)  # type: ignore[arg-type]
+    layer.initialise(BARS.mean(0), generator())
+    # Persistent chains need the smaller rate, so that they keep up with the parameters (tieleman2008).
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1 if layer.persistent else 0.2)
+    v = BARS.repeat(20, 1)
+    likelihoods = [layer.log_likelihood(BARS).mean().item()]
+    for step in range(1, 601):
+        layer.step(v, generator(step))
+        optimizer.step()
+        if step % 150 == 0:
+            likelihoods.append(layer.log_likelihood(BARS).mean().item())
+    assert likelihoods == sorted(likelihoods)
+    independent = 9 * (math.log(1 / 3) / 3 + math.log(2 / 3) * 2 / 3)
+    assert likelihoods[-1] > independent + 1  # a nat: far more than pixels that know nothing of each other can reach
+
+
+def test_persistent_chains_reach_the_models_distribution() -> None:
+    layer = small_rbm(persistent=True, chains=20_000)
+    v, h = binary_states(4), binary_states(3)
+    joint = torch.softmax(-energy(layer, v, h).flatten(), dim=0).view(16, 8)
+    for step in range(30):
+        layer.step(v, generator(step))
+    # Fractions of 20,000 independent chains; five standard deviations of at most 0.5 / sqrt(20,000).
+    found = torch.stack([(layer.chains == state).all(1).double().mean() for state in h])
+    torch.testing.assert_close(found, joint.sum(0), rtol=0.0, atol=5 * 0.5 / math.sqrt(20_000))
+
+
+def test_persistent_chains_are_part_of_the_state() -> None:
+    layer = small_rbm(persistent=True, chains=6)
+    layer.step(batch(layer), generator(1))
+    resumed = small_rbm(persistent=True, chains=6)
+    resumed.load_state_dict(copy.deepcopy(layer.state_dict()))
+    for each in (layer, resumed):
+        each.step(batch(layer, size=4), generator(2))
+    assert resumed.chains.shape == (6, 3)
+    assert torch.equal(layer.chains, resumed.chains)
+    assert torch.equal(layer.W.grad, resumed.W.grad)  # type: ignore[arg-type]
+    assert "chains" not in small_rbm().state_dict()
+
+
+# The rest of the interface
+
+
+def test_initialisation_follows_the_guide() -> None:
+    layer = RBM(784, 500)
+    mean = torch.linspace(0, 1, 784)
+    layer.initialise(mean, generator())
+    assert layer.hbias.abs().max() == 0
+    torch.testing.assert_close(torch.sigmoid(layer.vbias).detach(), mean.clamp(0.01, 0.99))
+    n = layer.W.numel()
+    # Standard errors of a normal sample's mean and deviation: sigma / sqrt(n), sigma / sqrt(2 n); five of them.
+    assert abs(layer.W.mean().item()) < 5 * 0.01 / math.sqrt(n)
+    assert layer.W.std().item() == pytest.approx(0.01, abs=5 * 0.01 / math.sqrt(2 * n))
+    gaussian = RBM(784, 2, visible_units="gaussian")
+    gaussian.initialise(mean, generator())
+    assert torch.equal(gaussian.vbias, mean)
+
+
+def test_validate_is_deterministic_and_means_over_examples() -> None:
+    layer = small_rbm()
+    v = batch(layer)
+    metrics = layer.validate(v)
+    reconstruction = layer.decode(layer.encode(v))
+    torch.testing.assert_close(metrics["reconstruction_error"], ((reconstruction - v) ** 2).sum(1).mean().detach())
+    torch.testing.assert_close(metrics["free_energy"], layer.free_energy(v).mean().detach())
+
+
+def test_samples_have_the_conditionals_moments() -> None:
+    layer = small_rbm(visible_units="gaussian")
+    h = binary_states(3)[[5]].repeat(50_000, 1)
+    mean, sample = layer.sample_v_given_h(h, generator())
+    # Five standard errors of the mean and of the variance (sqrt(2 / n)) of a unit normal sample.
+    torch.testing.assert_close(sample.mean(0), mean[0], rtol=0.0, atol=5 / math.sqrt(50_000))
+    torch.testing.assert_close(sample.var(0), torch.ones_like(mean[0]), rtol=0.0, atol=5 * math.sqrt(2 / 50_000))
+    v = torch.zeros(50_000, 4, dtype=torch.float64)
+    mean, sample = layer.sample_h_given_v(v, generator())
+    torch.testing.assert_close(sample.mean(0), mean[0], rtol=0.0, atol=5 * 0.5 / math.sqrt(50_000))
+    assert set(sample.unique().tolist()) == {0.0, 1.0}
+
+
+def test_defaults_are_those_of_the_spec() -> None:
+    defaults = {n: p.default for n, p in inspect.signature(RBM).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert defaults == Rbm().arguments()
