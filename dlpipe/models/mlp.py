@@ -84,15 +84,15 @@ class MLP(nn.Module):
     def hidden(self, x: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
         """The hidden layers' activations [B, units_l], from the input upwards."""
         layers = []
-        for W, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            x = self._silence(self.activation(x @ W + b), generator)
+        for W, b in list(zip(self.weights, self.biases, strict=True))[:-1]:
+            x = self._silence(self.activation(torch.addmm(b, x, W)), generator)  # its backward pass beats x @ W + b's
             layers.append(x)
         return layers
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, inputs] -> logits [B, outputs]. Dropout acts in training mode and then draws from `generator`."""
         top = self.hidden(x, generator)[-1] if len(self.weights) > 1 else x
-        return top @ self.weights[-1] + self.biases[-1]
+        return torch.addmm(self.biases[-1], top, self.weights[-1])
 
     def _silence(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
         """Dropout: a unit is 0 with probability `dropout`, else scaled up so that its mean stays."""
