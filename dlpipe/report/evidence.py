@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dlpipe.artifacts import Artifact, ArtifactError, Store, source_digests
 from dlpipe.report.judging import Judgement, Results, Row, judge
 from dlpipe.report.tables import read_metrics
+from dlpipe.spec.claims import own_levels
 
 if TYPE_CHECKING:
     from dlpipe.spec.variants import LoadedExperiment
@@ -102,7 +103,9 @@ class Evidence:
         """One for each claim, in the order of the file."""
         results = self.results()
         experiment = self.loaded.experiment
-        return [judge(claim.settled(experiment.own_levels), results, self.loaded.scale) for claim in experiment.claims]
+        return [
+            judge(claim.settled(own_levels(experiment.axes)), results, self.loaded.scale) for claim in experiment.claims
+        ]
 
     def drawings(self) -> list[Drawing]:
         if self.figures is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -70,12 +71,15 @@ class Claim(Spec):
             return ()
         return (self.for_each,) if isinstance(self.for_each, str) else self.for_each
 
+    @property
+    def axes_named(self) -> set[str]:
+        """The axes that the claim says something of, in whatever role."""
+        grown = () if self.grows is None else (self.grows.axis,)
+        return {*self.where, *(self.compare or ()), *(self.against or ()), *self.axes_repeated, *grown}
+
     def settled(self, own_levels: Levels) -> Claim:
         """The claim with every axis it leaves out held at that axis's own level `{}`, where there is one."""
-        named = {*self.where, *(self.compare or ()), *(self.against or ()), *self.axes_repeated}
-        if self.grows is not None:
-            named.add(self.grows.axis)
-        missing = {axis: level for axis, level in own_levels.items() if axis not in named}
+        missing = {axis: level for axis, level in own_levels.items() if axis not in self.axes_named}
         return self.model_copy(update={"where": {**missing, **self.where}})
 
     @property
@@ -83,3 +87,8 @@ class Claim(Spec):
         if self.better is not None:
             return self.better == "lower"
         return not self.metric.endswith(("accuracy", "likelihood"))
+
+
+def own_levels(axes: Mapping[str, Mapping[str, object]]) -> Levels:
+    """Axis to its level `{}`, which is the file itself; a claim that leaves the axis out speaks of that level."""
+    return {axis: level for axis, levels in axes.items() for level, patch in levels.items() if not patch}

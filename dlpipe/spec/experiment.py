@@ -112,11 +112,6 @@ class Experiment(Spec):
         return self.pretrain[position] if isinstance(self.pretrain, tuple) else self.pretrain
 
     @property
-    def own_levels(self) -> Levels:
-        """Axis to its level `{}`, which is the file itself; a claim that leaves the axis out speaks of that level."""
-        return {axis: level for axis, levels in self.axes.items() for level, patch in levels.items() if not patch}
-
-    @property
     def papers(self) -> tuple[str, ...]:
         if self.paper is None:
             return ()

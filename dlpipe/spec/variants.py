@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from dlpipe.spec import source
 from dlpipe.spec.bibliography import BibEntry, find_bibliography, read_bibliography
-from dlpipe.spec.claims import Claim, Levels
+from dlpipe.spec.claims import SCALES, Claim, Levels, own_levels
 from dlpipe.spec.experiment import Experiment
 from dlpipe.spec.explain import explain
 from dlpipe.spec.patches import IntoNothing, PatchError, Setting, apply, settings
@@ -515,7 +515,7 @@ class _Reading:
                 claim = Claim.model_validate(item.data)
             except ValidationError:
                 continue  # found with the experiment
-            if self.scale is None or self.scale in claim.scales:
+            if claim.scales == SCALES if self.scale is None else self.scale in claim.scales:
                 _ClaimCheck(self, item, claim, axes).check()
 
 
@@ -535,8 +535,23 @@ class _ClaimCheck:
             return
         if self.overlap():
             return
+        where = self.claim.settled(own_levels(self.axes)).where
+        if self.left_open(where):
+            return
         for name, levels in (("compare", self.claim.compare), ("with", self.claim.against)):
-            self.some_variant(name, {**self.claim.where, **(levels or {})})
+            self.some_variant(name, {**where, **(levels or {})})
+
+    def left_open(self, where: Levels) -> bool:
+        """Whether the claim leaves an axis out that has no level `{}` to speak of."""
+        named = {*where, *self.claim.axes_named}
+        left = [axis for axis in self.axes if axis not in named]
+        if left:
+            self.reading.find(
+                self.node.mark,
+                f"the claim does not say which level of '{cropped(left[0])}' it speaks of",
+                "name one in where, or the axis in for_each; one left out stands for the axis's level {}",
+            )
+        return bool(left)
 
     def levels(self, name: str) -> bool:
         node = self.node.get(name)
