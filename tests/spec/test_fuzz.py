@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from conftest import BASE
+from tests.spec.conftest import BASE
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 

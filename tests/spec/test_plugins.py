@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import BASE
+from tests.spec.conftest import BASE
 
 KINDS = """
 from typing import ClassVar, Literal

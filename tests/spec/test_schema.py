@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 import spec_goldens
-from conftest import EXAMPLE
+from tests.spec.conftest import EXAMPLE
 
 from dlpipe.spec import source
 from dlpipe.spec.problems import Report

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import BASE, EXAMPLE, Write
+from tests.spec.conftest import BASE, EXAMPLE, Write
 
 from dlpipe.spec.experiment import Pretrain
 from dlpipe.spec.layers import Autoencoder, Rbm
