@@ -34,6 +34,7 @@ def draw(
     for variant in variants:
         name = shown.label(variant, without=[axis for axis in (x, lines) if axis])
         groups.setdefault(name, []).append(variant)
+    groups, lonely = _comparable(groups, x)
     left_out = len(groups) - MOST_PANELS
     groups = dict(list(groups.items())[:MOST_PANELS])
 
@@ -53,9 +54,17 @@ def draw(
     figure.supxlabel(x.replace("_", " ") if x else "", size=9)
     figure.supylabel(f"{label} ({unit})" if unit else label, size=9)
     caption = "Large marks and bars: mean and 95 % interval over seeds. Small dots: the single seeds."
+    if lonely:
+        caption += f" Left out, with a single level of {x}: {'; '.join(lonely)}."
     if left_out > 0:
         caption += f" {left_out} more panels are left out."
     return Picture(figure, title or label.capitalize() + (f" by {x.replace('_', ' ')}" if x else ""), caption)
+
+
+def _comparable(groups: dict[str, list[VariantData]], x: str | None) -> tuple[dict[str, list[VariantData]], list[str]]:
+    """The panels with two levels of the horizontal axis or more, where there are any, and the names of the others."""
+    kept = {name: v for name, v in groups.items() if x is None or len({variant.levels[x] for variant in v}) > 1}
+    return (kept, [name for name in groups if name not in kept]) if kept else (groups, [])
 
 
 def horizontal_axis(data: FigureData, taken: str | None) -> str | None:
@@ -85,7 +94,7 @@ def _draw_line(
         means.append(result.mean)
         below.append(half)
         above.append(half)
-        beside = at + 0.32 * DODGE / of
+        beside = at + min(0.32 * DODGE / of, 0.06)
         place.plot([beside] * len(values), values, ".", color=colour, alpha=0.7, markersize=4.5, markeredgewidth=0)
     line = "-" if _is_ordered(data, x) else "none"
     place.errorbar(

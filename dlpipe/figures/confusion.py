@@ -68,4 +68,4 @@ def _draw_matrix(place: Any, matrix: np.ndarray, classes: list[str], worst: floa
         return
     for row, column in np.argwhere(matrix >= 0.5):
         colour = "#ffffff" if wrong[row, column] > 0.6 else "#111111"
-        place.text(column, row, f"{matrix[row, column]:.0f}", ha="center", va="center", size=6.5, color=colour)
+        place.text(column, row, f"{int(matrix[row, column] + 0.5)}", ha="center", va="center", size=6.5, color=colour)

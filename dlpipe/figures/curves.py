@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from matplotlib.ticker import MaxNLocator
+
 from dlpipe.figures.canvas import legend, panels
 from dlpipe.figures.data import (
     MOST_LINES,
@@ -58,6 +60,7 @@ def draw(
     if extremes and min(extremes) > 0 and max(extremes) / min(extremes) > LOG_FROM:
         places[0].set_yscale("log")
         places[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    places[0].xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
     figure.supxlabel("epoch", size=9)
     label = metric_name(metric)
     unit = metric_unit(metric)

@@ -37,7 +37,7 @@ def draw_filters(*, data: FigureData, title: str | None, where: Mapping[str, str
             if row == 0:
                 place.set_title(_filter_title(name))
             if column == 0:
-                place.set_ylabel(label)
+                _name_row(place, label)
             if name in tiles:
                 _show(place, mosaic(signed(tiles[name][:MOST_FILTERS])))
     caption = (
@@ -61,7 +61,7 @@ def draw_reconstructions(*, data: FigureData, title: str | None, where: Mapping[
     for place, (label, inputs, outputs) in zip((line[0] for line in grid), rows, strict=True):
         both = np.concatenate([unsigned(inputs), unsigned(outputs)])
         _show(place, mosaic(both, columns=len(inputs)))
-        place.set_ylabel(label)
+        _name_row(place, label)
     caption = "Above: test examples. Below: the same, up through the pretrained layers and down again. First seed."
     return Picture(figure, title or "Reconstructions", caption)
 
@@ -82,7 +82,7 @@ def draw_mistakes(*, data: FigureData, title: str | None, where: Mapping[str, st
         pictures = unsigned(examples[:MOST_MISTAKES])
         gap = max(1, pictures.shape[2] // 4)
         _show(place, mosaic(pictures, columns=MOST_MISTAKES, gap=gap))
-        place.set_ylabel(_wrapped(shown.label(variant)), rotation=0, ha="right", va="center")
+        _name_row(place, shown.label(variant))
         for position, (true, taken) in enumerate(labels[:MOST_MISTAKES]):
             middle = position * (pictures.shape[2] + gap) + (pictures.shape[2] - 1) / 2
             text = f"{_class(variant, true)} → {_class(variant, taken)}"
@@ -95,8 +95,8 @@ def _class(variant: VariantData, index: int) -> str:
     return variant.classes[index] if 0 <= index < len(variant.classes) else str(int(index))
 
 
-def _wrapped(label: str) -> str:
-    return label.replace(", ", "\n")
+def _name_row(place: Any, label: str) -> None:
+    place.set_ylabel(label.replace(", ", "\n"), rotation=0, ha="right", va="center")
 
 
 def _filter_names(variant: VariantData) -> list[str]:

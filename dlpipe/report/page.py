@@ -115,7 +115,7 @@ def _slug(text: str) -> str:
 def _title(evidence: Sequence[Evidence]) -> str:
     if len(evidence) == 1:
         return evidence[0].loaded.experiment.title
-    return list_text([experiment.name for experiment in evidence]) if evidence else "No experiments"
+    return "Experiments: " + (list_text([experiment.name for experiment in evidence]) or "none")
 
 
 # One experiment
@@ -213,7 +213,7 @@ def _papers_value(claim: Claim) -> str:
     if claim.value is not None and claim.tolerance is not None:
         return f"{with_unit(f'{claim.value:g}', metric_unit(claim.metric))} (± {claim.tolerance:g})"
     better = "lower" if claim.lower_is_better else "higher"
-    return f"gain grows with {claim.grows.axis}" if claim.grows is not None else better
+    return "larger gain" if claim.grows is not None else better
 
 
 def _claim_columns(claim: Claim) -> list[str]:

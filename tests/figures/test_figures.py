@@ -55,6 +55,18 @@ def test_comparison_shows_means_and_t_intervals(data: FigureData) -> None:
     assert list(dots[0].get_ydata()) == errors[0]
 
 
+def test_comparison_leaves_out_panels_with_nothing_to_compare(data: FigureData) -> None:
+    three = FigureData({**data.axes, "labels": ["50", "300"]}, [])
+    for variant in data.variants:
+        copy = VariantData({**variant.levels, "labels": "50"}, variant.artifacts)
+        three.variants.append(copy)
+    lonely = VariantData({"pretraining": "rbm", "depth": "3", "labels": "300"}, data.variants[2].artifacts)
+    three.variants.append(lonely)
+    picture = comparison.draw(data=three, title=None, where={}, metric="test_error", x="depth", lines="pretraining")
+    assert [place.get_title(loc="left") for place in picture.figure.axes] == ["labels 50"]
+    assert picture.caption.endswith("Left out, with a single level of depth: labels 300.")
+
+
 def test_curves_share_a_colour_a_level_and_have_a_panel_a_depth(data: FigureData) -> None:
     picture = curves.draw(data=data, title=None, where={}, metric="valid_error", phase="finetune/1", lines=None)
     assert [place.get_title(loc="left") for place in picture.figure.axes] == [f"depth {d}" for d in synthetic.DEPTHS]

@@ -101,6 +101,6 @@ def test_units_and_words() -> None:
     assert metric_unit("valid_log_likelihood") == "nats"
     assert duration(3.21) == "3.21 s"
     assert duration(75.04) == "75.0 s"
-    assert duration(300) == "5 min"
+    assert duration(305) == "5 min 5 s"
     assert duration(7500) == "2 h 5 min"
     assert list_text(["a", "b", "c"]) == "a, b and c"
