@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import spec_goldens
+from tests.spec import spec_goldens
 
 from dlpipe.spec.problems import SHOWN, Mark, Problem, SpecError
 from dlpipe.spec.variants import load

@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-import spec_goldens
+from tests.spec import spec_goldens
 from tests.spec.conftest import EXAMPLE
 
 from dlpipe.spec import source
