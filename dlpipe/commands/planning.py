@@ -50,6 +50,9 @@ def plan_command(
     for line in _tree(plan, store, to_run, reasons):
         click.echo(line)
 
+MOST_CHANGES = 3
+"""Changed fields up to which the tree names one; `dlpipe why` names all."""
+
 
 def _summary(plan: Plan, to_run: set[str], reasons: dict[str, Reason]) -> list[str]:
     lines = [
@@ -110,7 +113,7 @@ def _state(stage: Stage, store: Store, to_run: set[str], reasons: dict[str, Reas
     if stage.id not in to_run:
         return "done   " if store.is_done(stage.rule, stage.id) else "not needed"
     reason = reasons[stage.id]
-    if reason.changes:
+    if 0 < len(reason.changes) <= MOST_CHANGES:  # more is another experiment rather than a change of this one
         more = f" and {len(reason.changes) - 1} more" if len(reason.changes) > 1 else ""
         return f"to run: {reason.changes[0]}{more}"
     return "to run "

@@ -1,0 +1,5 @@
+"""`python -m dlpipe`."""
+
+from dlpipe.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""The code's own promises: lint, layout, types, the direction of imports, no pickle and no eval."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "dlpipe").rglob("*.py"))
+LAYERS = ["spec", "artifacts", "progress", "models", "layers", "datasets", "plan", "runtime", "tasks", "figures", "report", "stages"]
+"""From the bottom up."""
+MAY_IMPORT = {
+    "spec": {"spec"},
+    "artifacts": {"artifacts"},
+    "progress": {"progress"},
+    "models": set(),
+    "layers": set(),
+    "datasets": {"datasets", "spec", "artifacts", "progress"},
+    "plan": {"spec", "artifacts"},
+    "changes": {"plan", "spec", "artifacts"},
+    "runtime": {"runtime", "spec", "artifacts", "progress", "datasets"},
+    "tasks": {"tasks", "models", "layers"},
+    "figures": {"figures", "spec", "artifacts", "report"},
+    "report": {"report", "spec", "artifacts", "datasets"},
+    "stages": {"stages", "runtime", "tasks", "figures", "report", "models", "layers", "datasets", "spec", "artifacts", "progress"},
+}
+
+
+@pytest.mark.parametrize("command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join)
+def test_lint_layout_and_types(command):
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def imported(path: Path) -> set[str]:
+    """The parts of dlpipe that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] if node.module != "dlpipe" else [f"dlpipe.{a.name}" for a in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("dlpipe.")}
+    return found
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_imports_run_downward(part):
+    files = [path for path in SOURCES if path.relative_to(ROOT / "dlpipe").parts[0].removesuffix(".py") == part]
+    assert files
+    for path in files:
+        assert imported(path) <= MAY_IMPORT[part], path
+
+
+def test_nothing_loads_a_pickle_or_evaluates_text():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            assert name not in ("eval", "exec", "pickle.load", "pickle.loads", "torch.load", "os.system"), path
+            if name.startswith("subprocess."):
+                assert "shell=True" not in ast.unparse(node), path
+            if name == "np.load":
+                assert "allow_pickle=False" in ast.unparse(node), path
