@@ -30,7 +30,8 @@ from dlpipe.spec.training import EarlyStopping, TrainingSpec
 
 Scalars = Mapping[str, Tensor]
 Step = Callable[..., Scalars]
-"""step(*batch, generator) -> scalar tensors, averaged over the batch; fills `.grad` of every parameter."""
+"""step(*batch, generator) -> scalar tensors, averaged over the batch; leaves the gradient in `.grad` of each parameter,
+whatever was there before: a layer writes over it, a task starts from none (`from_cleared`)."""
 Validate = Callable[[], Mapping[str, float]]
 
 LOOK_EVERY = 100
@@ -127,6 +128,9 @@ class _Loop:
         self.state = State()
         self.best: dict[str, Tensor] = {}
         self.recent: list[tuple[int, Scalars]] = []
+        """Batch size and scalars of the steps since the last look."""
+        self.factor = 1.0
+        self.gradient_norm = torch.zeros(())
         if saved is not None:
             self._restore(saved)
         self.losses: list[float] = []
@@ -280,3 +284,16 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {
         name.removeprefix(f"{prefix}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")
     }
+
+
+def from_cleared(module: nn.Module, backward: Step) -> Step:
+    """A step out of one that adds to `.grad`, as autograd does. Gradients are dropped, not zeroed: autograd then leaves
+    its own tensor there, where it would add it to a zero."""
+    parameters = list(module.parameters())  # once: walking through the modules takes as long as a small one's update
+
+    def step(*batch: Any) -> Scalars:
+        for parameter in parameters:
+            parameter.grad = None
+        return backward(*batch)
+
+    return step

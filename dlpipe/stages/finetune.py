@@ -10,7 +10,7 @@ from dlpipe.progress import say
 from dlpipe.runtime.block import Block, block
 from dlpipe.runtime.data import Layers, Split, build, component, features, read_split, read_weights
 from dlpipe.runtime.history import lower_is_better, to_csv
-from dlpipe.runtime.loop import Job, Outcome, TrainingError
+from dlpipe.runtime.loop import Job, Outcome, TrainingError, from_cleared
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec
 
@@ -84,7 +84,7 @@ def _job(work: Block, start: Start, train: Split, valid: Split, phase: str, seed
     def validate() -> dict[str, float]:
         return dict(task.validate(model, valid.inputs, valid.targets)) if len(valid) else {}
 
-    step = partial(task.step, model)
+    step = from_cleared(model, partial(task.step, model))
     data = (train.inputs, train.targets)
     return Job(model, step, validate, data, stage=work.stage.id, phase=phase, seed=seed, restart=restart)
 

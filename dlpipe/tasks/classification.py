@@ -14,8 +14,7 @@ class Classification:
     """Asked of a model that maps inputs [B, ...] to logits [B, classes]; targets are class numbers [B] int64."""
 
     def step(self, model: nn.Module, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Leaves the gradient of the batch's mean cross-entropy in `.grad`; returns that loss."""
-        model.zero_grad(set_to_none=True)
+        """Adds the gradient of the batch's mean cross-entropy to `.grad`; returns that loss."""
         loss = cross_entropy(model(inputs, generator), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}

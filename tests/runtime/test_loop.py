@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dlpipe.models.mlp import MLP
-from dlpipe.runtime.loop import Job, Outcome, TrainingError, train
+from dlpipe.runtime.loop import Job, Outcome, TrainingError, from_cleared, train
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec
 from dlpipe.tasks.classification import Classification
@@ -41,8 +41,8 @@ def model(dropout: float = 0.0) -> MLP:
 
 
 def classifier(net: MLP, validate: Callable[[], dict[str, float]] = dict) -> Job:
-    task = Classification()
-    return Job(net, partial(task.step, net), validate, examples(), stage="s", phase="p", seed=3)
+    step = from_cleared(net, partial(Classification().step, net))
+    return Job(net, step, validate, examples(), stage="s", phase="p", seed=3)
 
 
 class Slope(nn.Module):
