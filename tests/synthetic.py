@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from dlpipe.artifacts import Stage, Store
+from dlpipe.artifacts import Stage, Store, source_digests
 from dlpipe.plan import Plan, make_plan
 from dlpipe.spec.variants import load
 from dlpipe.stages import plot, report
@@ -135,6 +135,8 @@ def ancestors(plan: Plan, chain: Sequence[str]) -> Iterator[dict[str, Any]]:
             "processor": "Made-up CPU",
             "threads": 2,
             "device": "cpu",
+            "sources": source_digests(plan.stages[stage_id].hints.get("implementations", {})),
+            "implementations": plan.stages[stage_id].hints.get("implementations", {}),
         }
 
 
@@ -162,7 +164,7 @@ def _write_history(
                 for layer in range(1, layers + 1):
                     value = 0.02 * layer + 0.3 / epoch + noise[seed, layer - 1, epoch]
                     writer.writerow(
-                        (f"pretrain/{layer}", seed, epoch * 50, float(epoch), "reconstruction_error", value)
+                        (f"pretrain/{layer}", seed, epoch * 50, float(epoch), "train_reconstruction_error", value)
                     )
                 decay = np.exp(-epoch / (3 + 2 * depth * (pretraining == "none")))
                 row = ("finetune/1", seed, epoch * 5, float(epoch))

@@ -14,12 +14,10 @@ def default_figures(data: FigureData) -> list[FigureSpec]:
     if outcome and data.open_axes:
         figures.append(Comparison(metric=outcome))
     last = max((phase for phase, _ in histories if phase.startswith("finetune")), default="finetune/1")
-    figures += [
-        Curves(metric=name, phase=phase)
-        for phase, names in ((last, ("valid_error", "train_loss")), ("pretrain/1", ("reconstruction_error",)))
-        for name in names
-        if (phase, name) in histories
-    ]
+    curves = [(last, "valid_error"), (last, "train_loss")]
+    lowest = [("pretrain/1", f"{split}_reconstruction_error") for split in ("valid", "train")]
+    curves += [next((curve for curve in lowest if curve in histories), lowest[0])]
+    figures += [Curves(metric=metric, phase=phase) for phase, metric in curves if (phase, metric) in histories]
     outputs = {name.partition("/")[0] for variant in data.variants for name in variant.output_names}
     wanted: list[tuple[str, FigureSpec]] = [
         ("filters", Filters()),

@@ -143,4 +143,6 @@ def _ancestor(artifact: Artifact) -> dict[str, Any]:
         "processor": environment["processor"],
         "threads": facts.get("threads"),
         "device": facts.get("device"),
+        "sources": manifest["sources"],
+        "implementations": manifest["stage"]["hints"].get("implementations", {}),
     }

@@ -78,7 +78,7 @@ def test_curves_share_a_colour_a_level_and_have_a_panel_a_depth(data: FigureData
 
 def test_curves_of_a_shared_layer_are_drawn_once(data: FigureData) -> None:
     picture = curves.draw(
-        data=data, title=None, where={}, metric="reconstruction_error", phase="pretrain/1", lines=None
+        data=data, title=None, where={}, metric="train_reconstruction_error", phase="pretrain/1", lines=None
     )
     (place,) = picture.figure.axes
     assert len(place.lines) == 2

@@ -170,6 +170,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         .replace("says: Pretraining lowers the test error at every depth.", f"says: '{HOSTILE}'")
         .replace("source: Erhan et al. 2010, figure 1", f"source: '{HOSTILE}'")
         .replace("because: it is", f"because: '{HOSTILE}' #")
+        .replace("axes:", f"axes:\n  '{HOSTILE}axis': {{'{HOSTILE}level': {{finetune.batch_size: 21}}}}")
     )
     page = Page(build(tmp_path, experiment).page)
     assert page.problems == []
@@ -210,6 +211,7 @@ def test_code_that_has_changed_since_is_named(built: Built, monkeypatch: pytest.
     page = report.run(built.plan, built.store, tmp_path / "demo.html").read_text()
     assert "Today's code is not what made this." in page
     assert "model.mlp" in page
+    assert "layer.rbm" in page, "the layers' artifacts may be gone; the metrics tell what made them"
 
 
 def test_two_experiments_share_and_say_so(tmp_path: Path) -> None:
