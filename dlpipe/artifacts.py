@@ -40,7 +40,7 @@ FORMAT = 1
 
 
 class StepError(Exception):
-    """A stage could not be made, for a reason that its message tells a user; the base of all such errors (exit code 1)."""
+    """A stage could not be made, for a reason that its message tells; the base of all such errors (exit code 1)."""
 
 
 class ArtifactError(StepError):
@@ -216,7 +216,9 @@ class Store:
             if not folder.exists():
                 raise ArtifactError(f"{error}. Run `dlpipe {rule} {stage_id}` (or snakemake) first") from error
             kept = self.set_aside(rule, stage_id)
-            raise ArtifactError(f"{error}. It was moved to {kept}; run the same command again to make it anew") from error
+            raise ArtifactError(
+                f"{error}. It was moved to {kept}; run the same command again to make it anew"
+            ) from error
 
     def set_aside(self, rule: str, stage_id: str) -> Path:
         folder = self.folder(rule, stage_id)
@@ -335,7 +337,9 @@ def _fsync_folder(folder: Path) -> None:
 
 def source_digests(implementations: Mapping[str, str]) -> dict[str, str]:
     """Component to the sha256 (16 digits) of the module that implements it, read as text: nothing is imported."""
-    return {component: _module_digest(target.partition(":")[0]) for component, target in sorted(implementations.items())}
+    return {
+        component: _module_digest(target.partition(":")[0]) for component, target in sorted(implementations.items())
+    }
 
 
 @lru_cache
@@ -432,7 +436,7 @@ class Lock:
         holder = self._read()
         if holder is not None and self._lives(holder):
             raise LockedError(
-                f"process {holder['pid']} on {holder['host']} is making {self.path.stem} already; wait for it, or end it"
+                f"process {holder['pid']} on {holder['host']} is making {self.path.stem}; wait for it, or end it"
             )
         grave = self.path.with_name(f".{self.path.name}.dead.{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):
@@ -463,7 +467,7 @@ def _process_start(pid: int) -> str | None:
 
 
 def write_stages(store: Store, stages: Iterable[Stage]) -> None:
-    """Leaves each stage's document where its command finds it. One that stands is not touched unless its hints changed."""
+    """Leaves each stage's document where its command finds it; one that stands is touched only for new hints."""
     for stage in stages:
         path = store.stage_file(stage.id)
         text = json.dumps(stage.to_json(), indent=1, sort_keys=True)

@@ -15,7 +15,7 @@ ABSENT = "(absent)"
 
 @dataclass(frozen=True)
 class Change:
-    """A field of a stage, before and after; `place` is file:line:column of the value in the YAML, if it stands there."""
+    """A field of a stage, before and after; `place` is file:line:column of the value, if the YAML has it."""
 
     field: str
     old: Any

@@ -30,7 +30,7 @@ COMMANDS = {
     "verify": ("inspecting", "Read every byte of the artifacts; exit code 3 if one is damaged."),
     "schema": ("inspecting", "The JSON schema of experiment files."),
 }
-"""Name to its module in `dlpipe.commands` and its help. A command is imported when it is called: `--help` stays quick."""
+"""Name to its module in `dlpipe.commands` and its help. A command is imported when called: `--help` stays quick."""
 
 OK, FAILED, USAGE, NOT_REPRODUCED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
 
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             if close:
-                error.message += f" Did you mean '{close[0]}'?"
+                raise click.UsageError(f"{error.message} Did you mean '{close[0]}'?", ctx) from error
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -78,7 +78,9 @@ def command_line() -> None:
 def main() -> None:
     """The `dlpipe` program."""
     code = run(command_line)
-    if "torch" in sys.modules:  # its teardown takes 0.3 s, a fifth of a short stage, and frees what the system frees anyway
+    if (
+        "torch" in sys.modules
+    ):  # its teardown takes 0.3 s, a fifth of a short stage, and frees what the system frees anyway
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

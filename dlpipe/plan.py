@@ -1,7 +1,7 @@
 """From experiments to stages: which work is needed, under which content digest, and what is shared.
 
 An experiment's variants become chains (fetch, prepare, pretrain, …, finetune, …, evaluate). A stage's digest covers its
-own slice of the experiment, the digests of its inputs and the versions of the components that do the work, so that equal
+own slice of the experiment, the digests of its inputs and the versions of the components that do the work. So equal
 prefixes of chains are one stage: a study of depths is a trie. Nothing here imports torch.
 """
 
@@ -31,7 +31,7 @@ FieldPath = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a stage's spec comes from: a variant, and for each part of the spec the path of its field in the experiment."""
+    """Where a stage's spec comes from: a variant, and for each part of the spec its field's path in the experiment."""
 
     variant: Variant
     paths: Mapping[FieldPath, FieldPath]
@@ -110,7 +110,9 @@ class Plan:
         """Ids of the stages that must run so that every figure and metric stands: a missing one below a standing
         target is not needed."""
         needed: set[str] = set()
-        queue = [target for e in self.experiments for target in (e.figures, *(m for v in e.variants for m in v.metrics))]
+        queue = [
+            target for e in self.experiments for target in (e.figures, *(m for v in e.variants for m in v.metrics))
+        ]
         while queue:
             stage = self.stages[queue.pop()]
             if stage.id in needed or store.is_done(stage.rule, stage.id):
@@ -191,7 +193,9 @@ class _Chain:
         below = self.plan.stages[self.data].inputs["raw"]
         self.ids = (below, self.data, *self.layers, *self.phases, self.evaluation)
 
-    def _add(self, rule: str, name: str, components: Sequence[Any], origins: Mapping[FieldPath, FieldPath], **parts: Any) -> str:
+    def _add(
+        self, rule: str, name: str, components: Sequence[Any], origins: Mapping[FieldPath, FieldPath], **parts: Any
+    ) -> str:
         hints = {**parts.pop("hints", {}), "implementations": _implementations(rule, components)}
         stage = Stage(rule=rule, name=name, versions=_versions(rule, components), hints=hints, **parts)
         return self.plan.add(stage, Origin(self.variant, origins))

@@ -66,7 +66,9 @@ class Workflow:
     def sources(self) -> list[str]:
         """Arguments of `fetch`: mirrors in order, and whether the network may be used."""
         mirrors = self.config.get("mirrors") or []
-        arguments = [part for m in ([mirrors] if isinstance(mirrors, str) else mirrors) for part in ("--mirror", str(m))]
+        arguments = [
+            part for m in ([mirrors] if isinstance(mirrors, str) else mirrors) for part in ("--mirror", str(m))
+        ]
         return [*arguments, *(["--offline"] if self.config.get("offline") else [])]
 
     def manifest(self, rule: str) -> str:
@@ -133,7 +135,9 @@ class Workflow:
     def report_arguments(self) -> list[str]:
         """What `dlpipe report` is told: the experiments, the scale and the overrides of this run."""
         root = ["--experiments", str(self.config.get("experiments_folder", EXPERIMENTS))]
-        overrides = [part for path, value in (self.config.get("set") or {}).items() for part in ("-s", f"{path}={value}")]
+        overrides = [
+            part for path, value in (self.config.get("set") or {}).items() for part in ("-s", f"{path}={value}")
+        ]
         return [*self.names, "--scale", self.scale, *root, *overrides, "--to", self.report, *self.where]
 
     def _write_report_request(self) -> None:
@@ -149,4 +153,3 @@ class Workflow:
         path = Path(self.report_request)
         if not path.exists() or path.read_text() != request:
             write_atomically(path, request)
-

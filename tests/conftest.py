@@ -8,7 +8,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--mirror", type=Path, default=None, help="folder with the real benchmark data, laid out as a download mirror")
+    parser.addoption(
+        "--mirror", type=Path, default=None, help="folder with the real benchmark data, laid out as a download mirror"
+    )
 
 
 @pytest.fixture(scope="session")

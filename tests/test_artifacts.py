@@ -25,7 +25,9 @@ from dlpipe.artifacts import (
     write_stages,
 )
 
-STAGE = Stage("pretrain", "digits-rbm8", {"units": 8, "rate": 0.1, "layer": {"kind": "rbm"}}, {"data": "digits-1"}, (0, 1))
+STAGE = Stage(
+    "pretrain", "digits-rbm8", {"units": 8, "rate": 0.1, "layer": {"kind": "rbm"}}, {"data": "digits-1"}, (0, 1)
+)
 
 
 @pytest.fixture
@@ -77,9 +79,13 @@ def test_an_artifact_is_read_back(store):
 
 
 def test_a_failure_leaves_nothing(store):
-    with pytest.raises(RuntimeError), store.make(STAGE) as draft:
-        (draft.folder / "weights.bin").write_bytes(b"half")
-        raise RuntimeError
+    def fail() -> None:
+        with store.make(STAGE) as draft:
+            (draft.folder / "weights.bin").write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert list(store.folder("pretrain", "x").parent.iterdir()) == []
     assert not store.is_done("pretrain", STAGE.id)
 
@@ -184,9 +190,13 @@ def test_a_lock_is_exclusive(tmp_path):
 
 
 def test_whoever_lost_the_lock_does_not_write(store):
-    with pytest.raises(LockedError, match="stops without writing"), store.make(STAGE) as draft:
-        (draft.folder / "weights.bin").write_bytes(b"late")
-        draft.lock.path.write_text(json.dumps({"host": "other", "pid": 1, "started": "1"}))
+    def lose_the_lock() -> None:
+        with store.make(STAGE) as draft:
+            (draft.folder / "weights.bin").write_bytes(b"late")
+            draft.lock.path.write_text(json.dumps({"host": "other", "pid": 1, "started": "1"}))
+
+    with pytest.raises(LockedError, match="stops without writing"):
+        lose_the_lock()
     assert not store.folder("pretrain", STAGE.id).exists()
 
 

@@ -11,8 +11,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "dlpipe").rglob("*.py"))
-LAYERS = ["spec", "artifacts", "progress", "models", "layers", "datasets", "plan", "runtime", "tasks", "figures", "report", "stages"]
-"""From the bottom up."""
 MAY_IMPORT = {
     "spec": {"spec"},
     "artifacts": {"artifacts"},
@@ -26,11 +24,25 @@ MAY_IMPORT = {
     "tasks": {"tasks", "models", "layers"},
     "figures": {"figures", "spec", "artifacts", "report"},
     "report": {"report", "spec", "artifacts", "datasets"},
-    "stages": {"stages", "runtime", "tasks", "figures", "report", "models", "layers", "datasets", "spec", "artifacts", "progress"},
+    "stages": {
+        "stages",
+        "runtime",
+        "tasks",
+        "figures",
+        "report",
+        "models",
+        "layers",
+        "datasets",
+        "spec",
+        "artifacts",
+        "progress",
+    },
 }
 
 
-@pytest.mark.parametrize("command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join
+)
 def test_lint_layout_and_types(command):
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -164,7 +164,7 @@ def test_verify_says_what_other_code_made(spoilt, capsys, monkeypatch):
 
 
 def test_check_judges_and_its_exit_code_says_so(spoilt, capsys):
-    """Claims that must come out one way or the other: an error below 100 %, and an error below itself minus 50 points."""
+    """Claims that must come out one way or the other: an error of at most 101 %, and one of at most -49 %."""
     claims = "claims: [{says: Below 101., metric: test_error, where: {depth: 3}, value: 50, tolerance: 51}"
     head = EXPERIMENT.partition("claims:")[0]
     write_experiment(spoilt, f"{head}{claims}]\n")

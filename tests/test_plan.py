@@ -52,7 +52,9 @@ def test_inputs_stand_before_the_stages_that_read_them(tmp_path):
         "# a comment\n" + EXPERIMENT,
         edited("A small study of depth", "Another title"),
         edited("Does a second layer help?", "Does it?"),
-        edited("{kind: digits, train: 200, test: 100, labelled: 60}", "{labelled: 60, test: 100, train: 200, kind: digits}"),
+        edited(
+            "{kind: digits, train: 200, test: 100, labelled: 60}", "{labelled: 60, test: 100, train: 200, kind: digits}"
+        ),
         edited("seeds: 3\n", "seeds: 3\nfigures: [{kind: comparison, title: Errors}]\n"),
         edited("seeds: 3\n", "seeds: 3\nresources: {mem_mb: 9000, runtime: 90}\n"),
         edited("Three layers make", "Three layers always make"),
@@ -144,17 +146,20 @@ def test_from_takes_the_other_experiments_model_by_its_digest(tmp_path):
     text = (
         "title: Transfer\nfrom: {experiment: small, where: {depth: 2}}\nseeds: 3\n"
         "dataset: {kind: digits, train: 200, test: 100, labelled: 30}\nmodel: {kind: mlp, units: [12, 11]}\n"
-        "finetune: {task: {kind: classification}, duration: {epochs: 1}, optimizer: {kind: adam, learning_rate: 0.01}}\n"
+        "finetune: {task: {kind: classification}, duration: {epochs: 1}, optimizer: {kind: adam, learning_rate: 1}}\n"
     )
     plan = plan_of(tmp_path, text, name="transfer")
     target = next(stage for stage in plan.of_rule("finetune") if "start" in stage.inputs)
     expected = source.experiments[0].variants[1].chains[0][-2]
     assert target.inputs["start"] == expected
-    assert set(source.experiments[0].variants[1].chains[0][:-1]) <= set(plan.stages)  # they are made if they do not stand
+    assert set(source.experiments[0].variants[1].chains[0][:-1]) <= set(plan.stages)
 
 
 def test_resources_of_a_shared_stage_are_the_largest(tmp_path):
-    plan = plan_of(tmp_path, edited("3: {}}", "3: {resources.mem_mb: 9000}}").replace("seeds: 3\n", "seeds: 3\nresources: {mem_mb: 50}\n"))
+    plan = plan_of(
+        tmp_path,
+        edited("3: {}}", "3: {resources.mem_mb: 9000}}").replace("seeds: 3\n", "seeds: 3\nresources: {mem_mb: 50}\n"),
+    )
     first, _, third = plan.of_rule("pretrain")
     assert plan.resources[first.id]["mem_mb"] == plan.resources[third.id]["mem_mb"] == 9000
     assert plan.resources[plan.experiments[0].variants[0].metrics[0]]["mem_mb"] == 50
@@ -196,7 +201,7 @@ def test_every_stage_knows_the_source_of_its_components(tmp_path):
     [
         "import dlpipe.workflow, dlpipe.plan, dlpipe.changes",
         "import dlpipe.commands.planning, dlpipe.commands.stages, dlpipe.commands.inspecting",
-        "import dlpipe.stages.fetch, dlpipe.stages.prepare, dlpipe.stages.plot, dlpipe.stages.report, dlpipe.report.page",
+        "import dlpipe.stages.fetch, dlpipe.stages.prepare, dlpipe.stages.plot, dlpipe.stages.report",
         "import dlpipe.datasets.digits, dlpipe.datasets.mnist, dlpipe.datasets.images",
     ],
 )

@@ -48,4 +48,8 @@ def plan_of(folder: Path, text: str = EXPERIMENT, name: str = "small", overrides
 
 
 def ids(plan: Plan, *rules: str) -> set[str]:
-    return {stage.id for stage in plan.stages.values() if stage.rule in (rules or ("prepare", "pretrain", "finetune", "evaluate"))}
+    return {
+        stage.id
+        for stage in plan.stages.values()
+        if stage.rule in (rules or ("prepare", "pretrain", "finetune", "evaluate"))
+    }

@@ -34,18 +34,22 @@ def check_command(
     return NOT_REPRODUCED if failed else OK
 
 
-@click.command("show", epilog=examples("dlpipe show $(ls results/metrics | head -n 1)", "dlpipe show $(ls results/layers | head -n 1) --json"))
+@click.command(
+    "show",
+    epilog=examples(
+        "dlpipe show $(ls results/metrics | head -n 1)", "dlpipe show $(ls results/layers | head -n 1) --json"
+    ),
+)
 @click.argument("stage_id")
 @store_options
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest.")
 def show_command(stage_id: str, data: Path, results: Path, as_json: bool) -> int:
     """An artifact by its stage's id: what made it, how long it took, which files it has, its metrics."""
     store = Store(data, results)
-    for _, folder, manifest in store.manifests():
-        if folder.name == stage_id:
-            break
-    else:
+    found = [(folder, manifest) for _, folder, manifest in store.manifests() if folder.name == stage_id]
+    if not found:
         raise ArtifactError(f"no artifact {stage_id}; `dlpipe plan EXPERIMENT` lists the stages")
+    folder, manifest = found[0]
     if as_json:
         click.echo(json.dumps(manifest, indent=1, sort_keys=True))
         return OK
@@ -53,8 +57,10 @@ def show_command(stage_id: str, data: Path, results: Path, as_json: bool) -> int
     dirty = ", with uncommitted changes" if environment["dirty"] else ""
     click.echo(f"{manifest['stage']['rule']} {stage_id}")
     click.echo(f"made {times['started']} in {times['seconds']} s on {environment['host']} ({environment['processor']})")
-    click.echo(f"commit {environment['commit'] or 'unknown'}{dirty}; python {environment['python']}, "
-               + ", ".join(f"{k} {v}" for k, v in sorted(environment["versions"].items())))
+    click.echo(
+        f"commit {environment['commit'] or 'unknown'}{dirty}; python {environment['python']}, "
+        + ", ".join(f"{k} {v}" for k, v in sorted(environment["versions"].items()))
+    )
     click.echo(json.dumps(manifest["stage"]["spec"], indent=1, sort_keys=True))
     for name, file in manifest["files"].items():
         click.echo(f"{file['bytes']:>12,} bytes  {file['sha256'][:12]}  {folder / name}")
@@ -66,7 +72,9 @@ def show_command(stage_id: str, data: Path, results: Path, as_json: bool) -> int
 
 @click.command("verify", epilog=examples("dlpipe verify", "dlpipe verify --set-aside"))
 @store_options
-@click.option("--set-aside", is_flag=True, help="Move what is damaged out of the way, so that the next run makes it again.")
+@click.option(
+    "--set-aside", is_flag=True, help="Move what is damaged out of the way, so that the next run makes it again."
+)
 def verify_command(data: Path, results: Path, set_aside: bool) -> int:
     """Read every byte of every artifact and compare it with its manifest. Exit code 3 if one is damaged.
 

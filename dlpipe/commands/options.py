@@ -26,7 +26,12 @@ def experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.argument("what", nargs=-1, required=True),
         click.option("--scale", type=click.Choice(["demo", "lab", "paper"]), default="demo", show_default=True),
         click.option(
-            "-s", "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Change a field, as in finetune.duration.epochs=5."
+            "-s",
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="PATH=VALUE",
+            help="Change a field, as in finetune.duration.epochs=5.",
         ),
         click.option(
             "--experiments",
@@ -44,8 +49,12 @@ def experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
     folder = click.Path(path_type=Path, file_okay=False)
-    command = click.option("--results", type=folder, default="results", show_default=True, help="Folder of what is computed.")(command)
-    return click.option("--data", type=folder, default="data", show_default=True, help="Folder of raw and prepared data.")(command)
+    command = click.option(
+        "--results", type=folder, default="results", show_default=True, help="Folder of what is computed."
+    )(command)
+    return click.option(
+        "--data", type=folder, default="data", show_default=True, help="Folder of raw and prepared data."
+    )(command)
 
 
 def load_plan(what: Sequence[str], scale: str, overrides: Sequence[str], root: Path) -> Plan:

@@ -17,7 +17,14 @@ from dlpipe.spec.variants import load
 
 
 @click.command("list", epilog=examples("dlpipe list", "dlpipe list --experiments config/experiments/pretraining"))
-@click.option("--experiments", "root", type=click.Path(path_type=Path), default=EXPERIMENTS, show_default=True, help="Folder of the experiment files.")
+@click.option(
+    "--experiments",
+    "root",
+    type=click.Path(path_type=Path),
+    default=EXPERIMENTS,
+    show_default=True,
+    help="Folder of the experiment files.",
+)
 def list_command(root: Path) -> None:
     """The experiments there are: name, scales, title."""
     for path in sorted(root.rglob("*.yaml")):
@@ -50,25 +57,36 @@ def plan_command(
     for line in _tree(plan, store, to_run, reasons):
         click.echo(line)
 
+
 MOST_CHANGES = 3
 """Changed fields up to which the tree names one; `dlpipe why` names all."""
 
 
 def _summary(plan: Plan, to_run: set[str], reasons: dict[str, Reason]) -> list[str]:
     lines = [
-        f"{e.name}: {len(e.variants)} variants, {len(e.loaded.seeds)} seeds each, scale {e.loaded.scale}" for e in plan.experiments
+        f"{e.name}: {len(e.variants)} variants, {len(e.loaded.seeds)} seeds each, scale {e.loaded.scale}"
+        for e in plan.experiments
     ]
     unshared = len(plan.unshared_stages()) + len(plan.experiments)
     lines.append(f"{len(plan.stages)} stages; without sharing {unshared}; {len(to_run)} to run")
     known = [r.seconds for r in reasons.values() if r.seconds is not None]
     if known:
         without = len(reasons) - len(known)
-        lines.append(f"about {_duration(sum(known))} of work by past timings" + (f", and {without} stages without one" if without else ""))
+        lines.append(
+            f"about {_duration(sum(known))} of work by past timings"
+            + (f", and {without} stages without one" if without else "")
+        )
     return lines
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _parent(stage: Stage) -> str | None:
@@ -155,7 +173,9 @@ def _as_json(plan: Plan, store: Store, reasons: dict[str, Reason]) -> dict[str, 
     epilog=examples("dlpipe why depth", "dlpipe why depth -s finetune.optimizer.learning_rate=0.2"),
 )
 @experiment_options
-def why_command(what: Sequence[str], scale: str, overrides: Sequence[str], root: Path, data: Path, results: Path) -> None:
+def why_command(
+    what: Sequence[str], scale: str, overrides: Sequence[str], root: Path, data: Path, results: Path
+) -> None:
     store = Store(data, results)
     ids = [name for name in what if store.stage_file(name).exists()]
     names = [name for name in what if name not in ids]

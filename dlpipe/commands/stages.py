@@ -14,7 +14,14 @@ from dlpipe.commands.options import WHAT, examples, experiment_options, load_pla
 
 
 def _make(
-    rule: str, what: Sequence[str], scale: str, overrides: Sequence[str], root: Path, data: Path, results: Path, **options: Any
+    rule: str,
+    what: Sequence[str],
+    scale: str,
+    overrides: Sequence[str],
+    root: Path,
+    data: Path,
+    results: Path,
+    **options: Any,
 ) -> None:
     store = Store(data, results)
     stages = stages_to_make(rule, what, scale, overrides, root, store)
@@ -36,8 +43,19 @@ def _stage_command(rule: str, text: str, *lines: str) -> Callable[[Callable[...,
 def _training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = (
         click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N."),
-        click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads; part of what makes results repeatable."),
-        click.option("--deadline", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Save and stop in time for this; the same command goes on."),
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="CPU threads; part of what makes results repeatable.",
+        ),
+        click.option(
+            "--deadline",
+            type=click.FloatRange(0, min_open=True),
+            metavar="SECONDS",
+            help="Save and stop in time for this; the same command goes on.",
+        ),
     )
     for option in reversed(options):
         function = option(function)
@@ -50,7 +68,13 @@ def _training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "dlpipe fetch depth",
     "dlpipe fetch depth --mirror /mnt/datasets --offline",
 )
-@click.option("--mirror", "mirrors", multiple=True, metavar="DIR|URL", help="Look here first, in order; may be given several times.")
+@click.option(
+    "--mirror",
+    "mirrors",
+    multiple=True,
+    metavar="DIR|URL",
+    help="Look here first, in order; may be given several times.",
+)
 @click.option("--offline", is_flag=True, help="Use folders and installed packages only.")
 def fetch_command(**options: Any) -> None:
     _make("fetch", **options)
@@ -99,7 +123,9 @@ def evaluate_command(deadline: float | None, **options: Any) -> None:
     _make("evaluate", **options)
 
 
-@_stage_command("plot", "Draw an experiment's figures from its metrics.", "dlpipe plot baselines", "dlpipe plot depth --scale demo")
+@_stage_command(
+    "plot", "Draw an experiment's figures from its metrics.", "dlpipe plot baselines", "dlpipe plot depth --scale demo"
+)
 def plot_command(**options: Any) -> None:
     _make("plot", **options)
 
@@ -111,9 +137,20 @@ def plot_command(**options: Any) -> None:
     epilog=examples("dlpipe report depth baselines", "dlpipe report depth --to depth.html"),
 )
 @experiment_options
-@click.option("--to", "target", type=click.Path(path_type=Path), help="The HTML file; default RESULTS/report/SCALE.html. A .json with the verdicts lies beside it.")
+@click.option(
+    "--to",
+    "target",
+    type=click.Path(path_type=Path),
+    help="The HTML file; default RESULTS/report/SCALE.html. A .json with the verdicts lies beside it.",
+)
 def report_command(
-    what: Sequence[str], scale: str, overrides: Sequence[str], root: Path, data: Path, results: Path, target: Path | None
+    what: Sequence[str],
+    scale: str,
+    overrides: Sequence[str],
+    root: Path,
+    data: Path,
+    results: Path,
+    target: Path | None,
 ) -> None:
     from dlpipe.stages import report
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.spec import spec_goldens
 
 from dlpipe.spec.problems import SHOWN, Mark, Problem, SpecError
 from dlpipe.spec.variants import load
+from tests.spec import spec_goldens
 
 FOREIGN = (
     "pydantic",

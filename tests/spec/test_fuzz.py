@@ -6,12 +6,12 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from tests.spec.conftest import BASE
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dlpipe.spec.problems import SpecError
 from dlpipe.spec.variants import load
+from tests.spec.conftest import BASE
 
 WORDS = [
     "title",

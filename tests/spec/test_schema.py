@@ -7,12 +7,12 @@ from typing import Any
 
 import jsonschema
 import pytest
-from tests.spec import spec_goldens
-from tests.spec.conftest import EXAMPLE
 
 from dlpipe.spec import source
 from dlpipe.spec.problems import Report
 from dlpipe.spec.schema import FILE, MODELINE, experiment_schema, schema_text
+from tests.spec import spec_goldens
+from tests.spec.conftest import EXAMPLE
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted((ROOT / "config" / "experiments").rglob("*.yaml"))

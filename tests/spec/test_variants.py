@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.spec.conftest import BASE, EXAMPLE, Write
 
 from dlpipe.spec.experiment import Pretrain
 from dlpipe.spec.layers import Autoencoder, Rbm
 from dlpipe.spec.problems import Mark, SpecError
 from dlpipe.spec.variants import LoadedExperiment, Variant, find_experiment, load
+from tests.spec.conftest import BASE, EXAMPLE, Write
 
 
 def messages(path: Path, **how: object) -> list[str]:

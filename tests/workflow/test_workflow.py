@@ -56,7 +56,9 @@ def digests(folder: Path, pattern: str = "results/*/*/*") -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.glob(pattern))
-        if path.is_file() and path.name not in ("manifest.json", ".snakemake_timestamp") and path.suffix not in (".log", ".tsv")
+        if path.is_file()
+        and path.name not in ("manifest.json", ".snakemake_timestamp")
+        and path.suffix not in (".log", ".tsv")
     }
 
 
@@ -65,9 +67,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     copy_workflow(folder)
     output = snakemake(folder)
-    assert jobs(output) == {
-        "all": 1, "fetch": 1, "prepare": 1, "pretrain": 3, "finetune": 3, "evaluate": 3, "plot": 1, "report": 1, "total": 14,
-    }  # fmt: skip
+    counts = {"fetch": 1, "prepare": 1, "pretrain": 3, "finetune": 3, "evaluate": 3, "plot": 1, "report": 1}
+    assert jobs(output) == {**counts, "all": 1, "total": 14}
     return folder
 
 
@@ -125,7 +126,9 @@ def test_a_changed_hyper_parameter_reruns_what_depends_on_it(workspace):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("old_new", [("A small study", "A short study"), ("Three layers make", "Three layers surely make")])
+@pytest.mark.parametrize(
+    "old_new", [("A small study", "A short study"), ("Three layers make", "Three layers surely make")]
+)
 def test_words_rebuild_the_report_alone(workspace, old_new):
     write_experiment(workspace, EXPERIMENT.replace(*old_new))
     assert jobs(snakemake(workspace)) == {"all": 1, "report": 1, "total": 2}
@@ -192,5 +195,7 @@ def test_lint_and_format():
     lint = subprocess.run([*SNAKEMAKE, "--lint"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert lint.returncode == 0, lint.stdout + lint.stderr
     files = ["Snakefile", *map(str, (ROOT / "workflow" / "rules").glob("*.smk"))]
-    layout = subprocess.run([sys.executable, "-m", "snakefmt", "--check", *files], cwd=ROOT, capture_output=True, text=True, check=False)
+    layout = subprocess.run(
+        [sys.executable, "-m", "snakefmt", "--check", *files], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert layout.returncode == 0, layout.stdout + layout.stderr
