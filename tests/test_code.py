@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "runtime": {"runtime", "spec", "artifacts", "progress", "datasets"},
     "tasks": {"tasks", "models", "layers"},
     "figures": {"figures", "spec", "artifacts", "report"},
-    "report": {"report", "spec", "artifacts", "datasets"},
+    "report": {"report", "figures", "spec", "artifacts"},
     "stages": {
         "stages",
         "runtime",
@@ -55,7 +55,7 @@ def imported(path: Path) -> set[str]:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module] if node.module != "dlpipe" else [f"dlpipe.{a.name}" for a in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("dlpipe.")}
+        found |= {name.split(".")[1] for name in names if name.startswith("dlpipe.") and not name.endswith("__")}
     return found
 
 

@@ -174,7 +174,8 @@ def test_why_names_the_field_its_values_and_its_place(tmp_path):
     assert [str(c) for c in reasons[0].changes] == [
         f"finetune.duration.epochs: 3.0 -> 4.0  ({tmp_path}/config/experiments/small.yaml:12:22)"
     ]
-    place = f"{tmp_path}/config/experiments/small.yaml:15:82"
+    line, column = 15, changed.splitlines()[14].index("10}}") + 1
+    place = f"{tmp_path}/config/experiments/small.yaml:{line}:{column}"
     assert f"finetune.batch_size: 20 -> 10  ({place})" in [str(c) for c in reasons[2].changes]
     assert reasons[0].compared_with is not None
     assert reasons[0].seconds is not None
