@@ -230,6 +230,8 @@ def value(values: Sequence[float], tolerance: float = 0.25, **fields: Any) -> Ju
         ([1.5, 1.5, 1.5], "reproduced"),  # at the limit, inclusive
         ([1.51, 1.51, 1.51], "not reproduced"),
         ([0.5, 0.51, 0.49], "reproduced"),  # better than the paper
+        ([1.15, 1.25, 1.35], "reproduced"),  # half-width 0.248
+        ([1.14, 1.25, 1.36], "inconclusive"),  # half-width 0.273
         ([1.0, 1.25, 1.5], "inconclusive"),  # half-width 0.62
         ([1.45, 1.5, 1.56], "inconclusive"),  # mean 1.503, interval reaches inside
         ([1.25, 1.25], "inconclusive"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from dlpipe.artifacts import Store
+from dlpipe.report.evidence import gather
+from dlpipe.report.page import render
 from dlpipe.stages import plot, report
 from tests import synthetic
 from tests.synthetic import Built, build
@@ -170,13 +173,21 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         .replace("says: Pretraining lowers the test error at every depth.", f"says: '{HOSTILE}'")
         .replace("source: Erhan et al. 2010, figure 1", f"source: '{HOSTILE}'")
         .replace("because: it is", f"because: '{HOSTILE}' #")
-        .replace("axes:", f"axes:\n  '{HOSTILE}axis': {{'{HOSTILE}level': {{finetune.batch_size: 21}}}}")
     )
     page = Page(build(tmp_path, experiment).page)
     assert page.problems == []
     assert [tag for tag, _ in page.elements].count("script") == 1
     assert "img" not in [tag for tag, _ in page.elements]
     assert page.values("onerror") == []
+
+
+def test_hostile_axes_and_levels_stay_text(built: Built) -> None:
+    evidence = gather(built.plan.experiments[0], built.store, print)
+    variants = [dataclasses.replace(v, levels={HOSTILE: f"{HOSTILE} {n}"}) for n, v in enumerate(evidence.variants)]
+    page = Page(render([dataclasses.replace(evidence, variants=tuple(variants))]))
+    assert page.problems == []
+    assert [tag for tag, _ in page.elements].count("script") == 1
+    assert "img" not in [tag for tag, _ in page.elements]
 
 
 def test_missing_runs_are_marked_and_make_claims_inconclusive(built: Built, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
