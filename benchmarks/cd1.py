@@ -2,7 +2,7 @@
 
     python benchmarks/cd1.py [--examples 10000] [--rounds 7]
 
-Ours is `RBM.step` with fresh random draws, a gathered batch, and the optimiser's update. It is compared with
+Ours is `RBM.step` with a fresh random stream, a shuffled batch, and the optimiser's update. It is compared with
 
 * scikit-learn's `BernoulliRBM`, one epoch of `fit` (no shuffling; plain SGD too);
 * the five matrix products that CD-1 consists of, v W, h W', v1 W, v' h, v1' h1, into preallocated outputs and nothing
@@ -24,6 +24,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from dlpipe.layers.rbm import RBM
+from dlpipe.runtime.optimizers import sgd
+from dlpipe.runtime.streams import stream
 
 VISIBLE, HIDDEN = 784, 500
 LEARNING_RATE = 0.01
@@ -32,12 +34,13 @@ LEARNING_RATE = 0.01
 def ours(data: Tensor, batch_size: int) -> Callable[[], None]:
     layer = RBM(VISIBLE, HIDDEN)
     layer.initialise(data.mean(dim=0), torch.Generator().manual_seed(0))
-    optimizer = torch.optim.SGD(layer.parameters(), lr=LEARNING_RATE, fused=True)
+    parameters = dict(layer.named_parameters())
+    optimizer = sgd(parameters, learning_rate=LEARNING_RATE, weight_decay=0.0, momentum=0.0, nesterov=False)
 
     def epoch() -> None:
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(1))
         for number, batch in enumerate(order.split(batch_size)):
-            layer.step(data.index_select(0, batch), torch.Generator().manual_seed(number))
+            layer.step(data.index_select(0, batch), stream(0, "step", number))
             optimizer.step()
 
     return epoch

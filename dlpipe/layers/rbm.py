@@ -1,7 +1,7 @@
 """Restricted Boltzmann machine, trained by contrastive divergence or by persistent chains.
 
-Papers: smolensky1986, hinton2002 (contrastive divergence), tieleman2008 (persistent chains), hinton2010 (how to train
-it; the sections named below are that guide's).
+Papers: hinton2002 (contrastive divergence), tieleman2008 (persistent chains), melchior2016 (Gaussian visible units),
+hinton2010 (how to train it; the sections named below are that guide's).
 
 Visible units v and binary hidden units h with W [visible, hidden], vbias [visible] = c, hbias [hidden] = b:
 

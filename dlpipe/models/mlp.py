@@ -1,6 +1,6 @@
 """Multilayer perceptron: a classifier of any depth, from random weights or unrolled from a pretrained stack.
 
-Papers: rumelhart1986 (the network), glorot2010 and he2015 (initial weights), hinton2012dropout, erhan2010 (unrolling).
+Papers: erhan2010 (unrolling), glorot2010 and he2015 (initial weights), srivastava2014 (dropout).
 
     h_0 = x                                         [B, inputs]
     h_l = activation(h_{l-1} W_l + b_l)             [B, units_l], l = 1 ... L; in training some are silenced
