@@ -115,7 +115,7 @@ def make_variant(
     draw = np.random.default_rng([PRETRAINING.index(pretraining), depth])
     with store.make(stage, threads=2, device="cpu") as draft:
         errors = {seed: ERROR[pretraining][depth - 1] + seed * 0.3 + draw.normal(0, 0.5) for seed in stage.seeds}
-        _write_metrics(draft.folder / "metrics.csv", errors, draw)
+        _write_metrics(draft.folder, errors, draw)
         _write_history(draft.folder / "history.csv", errors, pretraining, depth, epochs, draw)
         save_file(_outputs(pretraining, depth, len(stage.seeds), draw), draft.folder / "outputs.safetensors")
         draft.extra.update(ancestors=list(from_stages), classes=CLASSES, input_shape=[SIDE, SIDE])
@@ -140,14 +140,18 @@ def ancestors(plan: Plan, chain: Sequence[str]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _write_metrics(path: Path, errors: Mapping[int, float], draw: np.random.Generator) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("seed", "metric", "value"))
-        for seed, error in errors.items():
-            values = {"test_error": error, "valid_error": error + draw.normal(0, 0.4), "train_error": 0.0}
-            values |= {"test_loss": error / 25, "train_loss": 0.01, "train_seconds": 4 + draw.random()}
-            writer.writerows((seed, metric, repr(float(value))) for metric, value in values.items())
+def _write_metrics(folder: Path, errors: Mapping[int, float], draw: np.random.Generator) -> None:
+    metrics, times = [], []
+    for seed, error in errors.items():
+        values = {"test_error": error, "valid_error": error + draw.normal(0, 0.4), "train_error": 0.0}
+        values |= {"test_loss": error / 25, "train_loss": 0.01}
+        metrics += [(seed, metric, repr(float(value))) for metric, value in values.items()]
+        times.append((seed, "train_seconds", repr(4 + float(draw.random()))))
+    for name, rows in (("metrics.csv", metrics), ("times.csv", times)):
+        with (folder / name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("seed", "metric", "value"))
+            writer.writerows(rows)
 
 
 def _write_history(

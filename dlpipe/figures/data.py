@@ -40,7 +40,7 @@ class VariantData:
         """Metric to seed to value."""
         values: dict[str, dict[int, float]] = {}
         for artifact in self.artifacts:
-            for seed, metric, value in read_metrics(artifact.path("metrics.csv")):
+            for seed, metric, value in read_metrics(artifact):
                 values.setdefault(metric, {})[seed] = value
         return values
 

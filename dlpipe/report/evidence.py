@@ -165,6 +165,6 @@ def _variant(planned: PlannedVariant, read: Callable[[str, str], Artifact | None
             missing.append(stage_id)
             continue
         artifacts.append(artifact)
-        for seed, metric, value in read_metrics(artifact.path("metrics.csv")):
+        for seed, metric, value in read_metrics(artifact):
             values.setdefault(metric, {})[seed] = value
     return VariantEvidence(dict(planned.levels), tuple(artifacts), values, tuple(missing))

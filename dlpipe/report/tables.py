@@ -6,17 +6,21 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dlpipe.artifacts import ArtifactError
+from dlpipe.artifacts import Artifact, ArtifactError
 
 
-def read_metrics(path: Path) -> list[tuple[int, str, float]]:
-    """Rows (seed, metric, value) of a metrics.csv; a value may be NaN. Raises ArtifactError, naming file and line."""
+def read_metrics(artifact: Artifact) -> list[tuple[int, str, float]]:
+    """Rows (seed, metric, value) of metrics.csv and of times.csv, which is apart because no two runs take the same time.
+
+    A value may be NaN. Raises ArtifactError, naming file and line.
+    """
     rows = []
-    for line, (seed, metric, value) in _rows(path, ("seed", "metric", "value")):
-        try:
-            rows.append((int(seed), metric, float(value)))
-        except ValueError as error:
-            raise ArtifactError(f"{path}:{line}: {error}") from None
+    for path in (artifact.path("metrics.csv"), artifact.path("times.csv")):
+        for line, (seed, metric, value) in _rows(path, ("seed", "metric", "value")):
+            try:
+                rows.append((int(seed), metric, float(value)))
+            except ValueError as error:
+                raise ArtifactError(f"{path}:{line}: {error}") from None
     return rows
 
 

@@ -47,13 +47,14 @@ class Evaluation:
 
     def write(self, draft: Any) -> None:
         table: list[tuple[int, str, float]] = []
+        times: list[tuple[int, str, float]] = []
         confusions = []
         outputs: dict[str, Tensor] = {}
         for position, seed in enumerate(self.stage.seeds):
             model = self._model(seed)
             logits = {name: self.task.logits(model, split.inputs) for name, split in self.splits.items() if len(split)}
             table += [(seed, metric, value) for metric, value in self._metrics(logits).items()]
-            table.append((seed, "train_seconds", self._seconds(seed)))
+            times.append((seed, "train_seconds", self._seconds(seed)))
             confusions.append(self.task.confusion(logits["test"], self.splits["test"].targets))
             if position == 0:
                 outputs = self._pictures(model, self.layers.stack(seed, self.device), logits["test"])
@@ -61,6 +62,7 @@ class Evaluation:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in outputs.items()}
         save_file(tensors, draft.folder / "outputs.safetensors")
         (draft.folder / "metrics.csv").write_text(history.to_csv(METRICS, table), encoding="utf-8")
+        (draft.folder / "times.csv").write_text(history.to_csv(METRICS, times), encoding="utf-8")
         history.write(draft.folder / "history.csv", self._history())
         draft.extra.update(
             ancestors=[_ancestor(artifact) for artifact in (self.data, *self.layers.artifacts, *self.phases)],

@@ -57,7 +57,7 @@ def digests(folder: Path, pattern: str = "results/*/*/*") -> dict[str, str]:
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.glob(pattern))
         if path.is_file()
-        and path.name not in ("manifest.json", ".snakemake_timestamp")
+        and path.name not in ("manifest.json", "times.csv", ".snakemake_timestamp")
         and path.suffix not in (".log", ".tsv")
     }
 
