@@ -199,3 +199,11 @@ def test_lint_and_format():
         [sys.executable, "-m", "snakefmt", "--check", *files], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert layout.returncode == 0, layout.stdout + layout.stderr
+
+
+def test_every_rule_says_its_log_benchmark_threads_and_resources():
+    for path in (ROOT / "workflow" / "rules").glob("*.smk"):
+        text = path.read_text()
+        for keyword in ("log", "benchmark", "threads", "resources", "output", "params", "shell"):
+            assert f"    {keyword}:" in text, path
+        assert "    run:" not in text, path

@@ -15,5 +15,6 @@ rule evaluate:
         gpu=WORK.resource("evaluate", "gpu"),
     params:
         where=WORK.where,
+        device=WORK.device,
     shell:
-        "dlpipe evaluate {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"
+        "dlpipe evaluate {wildcards.stage} {params.where:q} {params.device:q} --threads {threads} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"

@@ -15,5 +15,6 @@ rule pretrain:
         gpu=WORK.resource("pretrain", "gpu"),
     params:
         where=WORK.where,
+        device=WORK.device,
     shell:
-        "dlpipe pretrain {wildcards.stage} {params.where:q} --threads {threads} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"
+        "dlpipe pretrain {wildcards.stage} {params.where:q} {params.device:q} --threads {threads} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"
