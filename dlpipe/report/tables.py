@@ -10,7 +10,7 @@ from dlpipe.artifacts import Artifact, ArtifactError
 
 
 def read_metrics(artifact: Artifact) -> list[tuple[int, str, float]]:
-    """Rows (seed, metric, value) of metrics.csv and of times.csv, which is apart because no two runs take the same time.
+    """Rows (seed, metric, value) of metrics.csv and of times.csv, apart because no two runs take the same time.
 
     A value may be NaN. Raises ArtifactError, naming file and line.
     """
