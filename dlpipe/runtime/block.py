@@ -48,7 +48,9 @@ class Block:
     def add(self, job: Job, outcome: Outcome, seconds: float | None = None) -> None:
         """Takes a finished job into the artifact. `seconds`: what the seed cost, where it is more than this job."""
         state = job.module.state_dict()
-        self.weights |= {f"{job.seed}/{name}": tensor.to("cpu", copy=True) for name, tensor in state.items()}
+        self.weights |= {
+            f"{job.seed}/{name}": tensor.to("cpu", copy=True).contiguous() for name, tensor in state.items()
+        }
         self.rows += history.rows(job.phase, job.seed, outcome.validations)
         self.seconds[str(job.seed)] = round(outcome.seconds if seconds is None else seconds, 3)
 

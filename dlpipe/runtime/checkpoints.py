@@ -69,7 +69,8 @@ class Checkpoints:
         for unit, snapshot in self._pending.items():
             # One metadata entry: safetensors writes several in an order of its own.
             header = {"checkpoint": json.dumps({"key": self.key, "values": snapshot.values})}
-            write_atomically(self._path(unit), save(dict(snapshot.tensors), metadata=header))
+            tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
+            write_atomically(self._path(unit), save(tensors, metadata=header))
         self._pending.clear()
         self._last = time.monotonic()
         self.seconds = self._last - started
