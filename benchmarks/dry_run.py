@@ -2,8 +2,8 @@
 
     python benchmarks/dry_run.py [--stages 1000]
 
-The plan is a real one: the digits, six rates of pretraining by as many of fine-tuning as it takes. The bare Snakefile has the same
-number of jobs in the same chain (a fan of two rules), without dlpipe. Times are the best of three rounds taken in turn.
+The plan is a real one: the digits, six rates of pretraining by as many of fine-tuning as it takes. The bare Snakefile
+has as many jobs in chains of two, without dlpipe. Times are the best of three rounds taken in turn.
 """
 
 from __future__ import annotations
