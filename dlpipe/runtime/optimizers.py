@@ -27,6 +27,10 @@ Update = Callable[[list[Tensor], list[Tensor], Slots, float, float], None]
 class _Group:
     names: list[str]
     parameters: list[Tensor]
+    turned: list[bool]
+    """Whether a matrix is stored column by column. It is then updated through its transpose, stored row by row:
+    the fused updates are slow for any other parameter, and wrong for any other gradient."""
+    views: list[Tensor]
     weight_decay: float
     slots: Slots
 
@@ -47,25 +51,16 @@ class Optimizer:
         """`slots` are zero tensors like the parameter; `counts_steps` adds the slot `step`, a zero scalar."""
         self.learning_rate = learning_rate
         self._update = update
-        self._groups = [
-            _Group(
-                names=list(group),
-                parameters=list(group.values()),
-                weight_decay=decay,
-                slots={
-                    **{slot: [torch.zeros_like(p, requires_grad=False) for p in group.values()] for slot in slots},
-                    **({"step": [torch.zeros((), device=p.device) for p in group.values()]} if counts_steps else {}),
-                },
-            )
-            for group, decay in _groups(parameters, weight_decay)
-        ]
+        self._groups = [_group(group, decay, slots, counts_steps) for group, decay in _split(parameters, weight_decay)]
 
     @torch.no_grad()
     def step(self, factor: float = 1.0) -> None:
         """One update from the gradients in `.grad`, which are left as they are, at `factor` times the learning rate."""
         for group in self._groups:
-            gradients: list[Any] = [parameter.grad for parameter in group.parameters]
-            self._update(group.parameters, gradients, group.slots, self.learning_rate * factor, group.weight_decay)
+            gradients = [
+                _gradient(parameter, turned) for parameter, turned in zip(group.parameters, group.turned, strict=True)
+            ]
+            self._update(group.views, gradients, group.slots, self.learning_rate * factor, group.weight_decay)
 
     def state(self) -> dict[str, Tensor]:
         """What is remembered, by `slot/parameter`: the tensors themselves, not copies."""
@@ -82,7 +77,22 @@ class Optimizer:
             tensor.copy_(state[name])
 
 
-def _groups(parameters: Mapping[str, Tensor], weight_decay: float) -> list[tuple[dict[str, Tensor], float]]:
+def _group(group: Mapping[str, Tensor], decay: float, slots: tuple[str, ...], counts_steps: bool) -> _Group:
+    parameters = list(group.values())
+    turned = [parameter.ndim == 2 and not parameter.is_contiguous() for parameter in parameters]
+    views = [p.detach().mT if turn else p.detach() for p, turn in zip(parameters, turned, strict=True)]
+    memory = {slot: [torch.zeros_like(view) for view in views] for slot in slots}
+    if counts_steps:
+        memory["step"] = [torch.zeros((), device=view.device) for view in views]
+    return _Group(list(group), parameters, turned, views, decay, memory)
+
+
+def _gradient(parameter: Tensor, turned: bool) -> Tensor:
+    assert parameter.grad is not None, "the step left no gradient for a parameter"
+    return (parameter.grad.mT if turned else parameter.grad).contiguous()
+
+
+def _split(parameters: Mapping[str, Tensor], weight_decay: float) -> list[tuple[dict[str, Tensor], float]]:
     """One group where nothing is decayed (one call a step instead of two); otherwise weights and the rest."""
     if weight_decay == 0.0:
         return [(dict(parameters), 0.0)]
