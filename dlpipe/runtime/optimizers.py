@@ -1,6 +1,6 @@
 """Optimisers by name: torch.optim's own updates on two groups of parameters, weights (decayed) and the rest (never).
 
-The functional forms of torch.optim are called, not its classes: building one of those imports torch's compiler, which
+What is under torch.optim's classes is called, not the classes: building one of those imports torch's compiler, which
 takes as long as importing torch itself, and their state has no names to save it under.
 """
 
@@ -16,7 +16,6 @@ from torch.optim import adagrad as _adagrad
 from torch.optim import adam as _adam
 from torch.optim import adamw as _adamw
 from torch.optim import rmsprop as _rmsprop
-from torch.optim import sgd as _sgd
 
 Slots = dict[str, list[Any]]
 Update = Callable[[list[Tensor], list[Tensor], Slots, float, float], None]
@@ -107,16 +106,16 @@ def sgd(
     """v <- momentum v + g; p <- p - lr v (nesterov: p - lr (g + momentum v)); g includes weight_decay p."""
 
     def update(parameters: Any, gradients: Any, slots: Slots, lr: float, weight_decay: float) -> None:
-        velocities = slots["velocity"] if momentum else [None] * len(parameters)
-        _sgd.sgd(
+        # The operator behind torch.optim's fused SGD. What is around it costs more than a small network's update.
+        torch._fused_sgd_(
             parameters,
             gradients,
-            velocities,
-            fused=True,
+            slots["velocity"] if momentum else [],
             momentum=momentum,
             nesterov=nesterov,
             dampening=0.0,
             maximize=False,
+            is_first_step=False,  # a velocity of 0 gives what torch's first step gives
             lr=lr,
             weight_decay=weight_decay,
         )
