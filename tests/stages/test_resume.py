@@ -162,8 +162,8 @@ except Interrupted as interrupted:
 
 
 def test_a_program_of_its_own_stopped_from_outside(store: Store, tmp_path: Path) -> None:
-    """Nothing is put in its way: 7,500 steps, which take about a second, and SIGTERM soon after they have begun."""
-    stage = finetune_stage(prepared(store), epochs=1500.0, validate_every={"epochs": 100.0}, seeds=(0,))
+    """Nothing is put in its way: 4,000 steps, which take about a second, and SIGTERM soon after they have begun."""
+    stage = finetune_stage(prepared(store), epochs=800.0, validate_every={"epochs": 100.0}, seeds=(0,))
     write_stages(store, [stage])
     command = [sys.executable, "-c", COMMAND, str(store.data), str(store.results), stage.id]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
