@@ -254,3 +254,17 @@ def test_the_examples_of_the_stage_commands_work_when_pasted(tmp_path, monkeypat
             if "$(" in line or ">" in words:
                 continue  # for a shell
             assert dlpipe(*words) in ((0, 3) if name == "check" else (0,)), line
+
+
+def test_a_deadline_is_for_all_the_stages_of_a_command(folder, monkeypatch):
+    """Each stage takes a second here, by a clock of our own; the next is told what is left."""
+    now, told = [100.0], []
+
+    def pretend(stage, store, deadline, **_):
+        told.append(deadline)
+        now[0] += 1.0
+
+    monkeypatch.setattr("dlpipe.stages.pretrain.run", pretend)
+    monkeypatch.setattr("dlpipe.commands.stages.time.monotonic", lambda: now[0])
+    assert dlpipe("pretrain", "small", "--deadline", "10") == 0
+    assert told == [10.0, 9.0, 8.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ def _make(
     **options: Any,
 ) -> None:
     store = Store(data, results)
-    stages = stages_to_make(rule, what, scale, overrides, root, store)
-    for stage in stages:
+    deadline = time.monotonic() + options["deadline"] if options.get("deadline") else None
+    for stage in stages_to_make(rule, what, scale, overrides, root, store):
+        if deadline is not None:
+            options["deadline"] = max(0.0, deadline - time.monotonic())  # for all the stages, not for each
         if not store.is_done(rule, stage.id):  # asked here, so that a stage that stands costs no import of torch
             importlib.import_module(f"dlpipe.stages.{rule}").run(stage, store, **options)
         click.echo(store.folder(rule, stage.id))

@@ -3,10 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from traces import FOLDER, TRACES, committed, difference, run
 
 from dlpipe.artifacts import Store
 from dlpipe.spec.base import FAMILIES
+from tests.golden.traces import FOLDER, TRACES, committed, difference, run
 
 
 @pytest.fixture

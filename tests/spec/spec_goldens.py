@@ -1,6 +1,6 @@
 """The exact texts of errors, for every file in `broken/`.
 
-`python tests/spec/spec_goldens.py` writes them anew: read the difference before committing it.
+`python -m tests.spec.spec_goldens` writes them anew: read the difference before committing it.
 
 A first line such as `# --scale demo -s seeds=3` says how the file is loaded.
 """

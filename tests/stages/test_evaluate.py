@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import CLASSES, SHAPE, evaluate_stage, finetune_stage, prepared, pretrain_stage
 from torch.nn.functional import cross_entropy
 
 from dlpipe.artifacts import Artifact, Store
 from dlpipe.models.mlp import MLP
 from dlpipe.stages import evaluate, finetune, pretrain
+from tests.stages.small import CLASSES, SHAPE, evaluate_stage, finetune_stage, prepared, pretrain_stage
 
 LABELLED = 60
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import finetune_stage, prepared, pretrain_stage
 
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime.loop import TrainingError
 from dlpipe.runtime.streams import stream
 from dlpipe.stages import finetune, pretrain
+from tests.stages.small import finetune_stage, prepared, pretrain_stage
 
 DEEP = {"kind": "mlp", "units": [8, 6]}
 STILL: dict[str, Any] = {"optimizer": {"kind": "sgd", "learning_rate": 1e-30}, "epochs": 0.1}

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import CLASSES, SHAPE, SIZES, prepared, pretrain_stage
 
 from dlpipe.artifacts import Artifact, ArtifactError, Stage, Store
 from dlpipe.layers.autoencoder import Autoencoder
@@ -16,6 +15,7 @@ from dlpipe.layers.rbm import RBM
 from dlpipe.runtime.loop import TrainingError
 from dlpipe.runtime.streams import stream
 from dlpipe.stages import pretrain
+from tests.stages.small import CLASSES, SHAPE, SIZES, prepared, pretrain_stage
 
 PIXELS = SHAPE[0] * SHAPE[1]
 

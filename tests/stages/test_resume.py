@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from attempts import Attempt, Fate, attempt
-from small import finetune_stage, prepared, pretrain_stage
 
 from dlpipe.artifacts import Stage, Store, write_stages
+from tests.stages.attempts import Attempt, Fate, attempt
+from tests.stages.small import finetune_stage, prepared, pretrain_stage
 
 EPOCHS = 6.0
 """Of 5 steps, for each of two seeds."""
