@@ -69,7 +69,7 @@ def _training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "fetch",
     "Download the data sets that WHAT needs and verify every file.",
     "dlpipe fetch depth",
-    "dlpipe fetch depth --mirror /mnt/datasets --offline",
+    "dlpipe fetch depth --offline",
 )
 @click.option(
     "--mirror",
@@ -108,7 +108,7 @@ def pretrain_command(**options: Any) -> None:
     "finetune",
     "Train whole networks, from pretrained layers or from random initialisation.",
     "dlpipe finetune baselines",
-    "dlpipe finetune baselines -s model.units=[50]",
+    "dlpipe finetune baselines -s 'model.units=[50]'",
 )
 @_training_options
 def finetune_command(**options: Any) -> None:
@@ -119,7 +119,7 @@ def finetune_command(**options: Any) -> None:
     "evaluate",
     "Measure trained networks: metrics a seed, learning curves, what the figures need.",
     "dlpipe evaluate baselines",
-    "dlpipe evaluate depth --device cpu",
+    "dlpipe evaluate baselines --device cpu",
 )
 @_training_options
 def evaluate_command(deadline: float | None, **options: Any) -> None:
@@ -127,7 +127,10 @@ def evaluate_command(deadline: float | None, **options: Any) -> None:
 
 
 @_stage_command(
-    "plot", "Draw an experiment's figures from its metrics.", "dlpipe plot baselines", "dlpipe plot depth --scale demo"
+    "plot",
+    "Draw an experiment's figures from its metrics.",
+    "dlpipe plot baselines",
+    "dlpipe plot baselines --scale demo",
 )
 def plot_command(**options: Any) -> None:
     _make("plot", **options)
