@@ -1,6 +1,6 @@
 """Start-up: `dlpipe --help` over bare Python, and a plan. Prints seconds, the best of several rounds taken in turn.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import os
-import platform
 import resource
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from dlpipe.errors import StepError
+from dlpipe.locks import Lock
+from dlpipe.provenance import environment, source_digests
 
 RULES = ("fetch", "prepare", "pretrain", "finetune", "evaluate", "plot")
 FOLDERS = {
@@ -39,16 +38,8 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 
 
-class StepError(Exception):
-    """A stage could not be made, for a reason that its message tells; the base of all such errors (exit code 1)."""
-
-
 class ArtifactError(StepError):
     """An artifact that is missing or does not verify; the message says which file and what to do."""
-
-
-class LockedError(StepError):
-    """Another live process is making the same artifact."""
 
 
 def canonical_json(value: Any) -> str:
@@ -333,137 +324,6 @@ def _fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def source_digests(implementations: Mapping[str, str]) -> dict[str, str]:
-    """Component to the sha256 (16 digits) of the module that implements it, read as text: nothing is imported."""
-    return {
-        component: _module_digest(target.partition(":")[0]) for component, target in sorted(implementations.items())
-    }
-
-
-@lru_cache
-def _module_digest(module: str) -> str:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        return "unknown"
-    return sha256_of_file(Path(spec.origin))[:16]
-
-
-@lru_cache
-def environment() -> dict[str, Any]:
-    """Commit, versions and hardware of this process. Only what is imported already has its version read."""
-    names = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "safetensors")
-    versions = {name: str(getattr(sys.modules[name], "__version__", "?")) for name in names if name in sys.modules}
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "python": platform.python_version(),
-        "versions": versions,
-        "host": socket.gethostname(),
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-    }
-
-
-def _git(*arguments: str) -> str:
-    try:
-        root = Path(__file__).parent
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-class Lock:
-    """At most one live process makes an artifact. The owner is known by host, process id and the process's start time.
-
-    A dead owner on this host frees the lock at once; one on another host when it has not shown itself for `patience`
-    seconds (`beat` shows it). Whoever finds that it has lost the lock stops without writing.
-    """
-
-    patience = 900.0
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _process_start(os.getpid())}
-
-    def __enter__(self) -> Lock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(self.owner).encode()
-        temporary = self.path.with_name(f".{self.path.name}.{self.owner['host']}.{os.getpid()}")
-        temporary.write_bytes(content)
-        try:
-            for _ in range(10):
-                try:
-                    os.link(temporary, self.path)  # atomic, on network file systems too, and never without content
-                    return self
-                except FileExistsError:
-                    self._clear_if_dead()
-        finally:
-            temporary.unlink(missing_ok=True)
-        raise LockedError(f"{self.path} could not be taken")
-
-    def __exit__(self, *_: object) -> None:
-        if self._read() == self.owner:
-            self.path.unlink(missing_ok=True)
-
-    def beat(self) -> None:
-        """Shows that the owner lives. Raises LockedError when the lock is no longer ours."""
-        self.check()
-        os.utime(self.path)
-
-    def check(self) -> None:
-        if self._read() != self.owner:
-            raise LockedError(f"{self.path} was taken over by {self._read()}; this process stops without writing")
-
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            return json.loads(self.path.read_bytes())
-        except (OSError, ValueError):
-            return None
-
-    def _clear_if_dead(self) -> None:
-        holder = self._read()
-        if holder is not None and self._lives(holder):
-            raise LockedError(
-                f"process {holder['pid']} on {holder['host']} is making {self.path.stem}; wait for it, or end it"
-            )
-        grave = self.path.with_name(f".{self.path.name}.dead.{os.getpid()}")
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(self.path, grave)  # of two that find it dead, one succeeds
-        grave.unlink(missing_ok=True)
-
-    def _lives(self, holder: Mapping[str, Any]) -> bool:
-        if holder.get("host") == self.owner["host"]:
-            return holder.get("started") is not None and _process_start(int(holder["pid"])) == holder["started"]
-        with contextlib.suppress(FileNotFoundError):
-            return time.time() - self.path.stat().st_mtime < self.patience
-        return False
-
-
-def _process_start(pid: int) -> str | None:
-    """Boot-relative start of a process, which tells a reused process id apart; None when there is no such process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        if sys.platform == "linux":
-            return None
-        try:
-            os.kill(pid, 0)
-        except OSError:
-            return None
-        return "alive"
-    return None if fields[0] == "Z" else fields[19]
 
 
 def write_stages(store: Store, stages: Iterable[Stage]) -> None:

@@ -89,7 +89,7 @@ def main() -> None:
 
 def run(command: Callable[..., Any], arguments: list[str] | None = None) -> int:
     """Calls a click command and turns every expected failure into its message and exit code."""
-    from dlpipe.artifacts import StepError
+    from dlpipe.errors import StepError
     from dlpipe.spec.problems import SpecError
 
     try:

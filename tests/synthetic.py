@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from dlpipe.artifacts import Stage, Store, source_digests
+from dlpipe.artifacts import Stage, Store
 from dlpipe.plan import Plan, make_plan
+from dlpipe.provenance import source_digests
 from dlpipe.spec.variants import load
 from dlpipe.stages import plot, report
 

@@ -15,15 +15,14 @@ import pytest
 
 from dlpipe.artifacts import (
     ArtifactError,
-    Lock,
-    LockedError,
     Stage,
     Store,
     read_stage,
-    source_digests,
     write_atomically,
     write_stages,
 )
+from dlpipe.locks import Lock, LockedError
+from dlpipe.provenance import source_digests
 
 STAGE = Stage(
     "pretrain", "digits-rbm8", {"units": 8, "rate": 0.1, "layer": {"kind": "rbm"}}, {"data": "digits-1"}, (0, 1)
@@ -169,7 +168,7 @@ def test_a_lock_is_exclusive(tmp_path):
         [
             sys.executable,
             "-c",
-            f"from dlpipe.artifacts import Lock; from pathlib import Path; import time\n"
+            f"from dlpipe.locks import Lock; from pathlib import Path; import time\n"
             f"with Lock(Path({str(path)!r})): print('held', flush=True); time.sleep(60)",
         ],
         stdout=subprocess.PIPE,

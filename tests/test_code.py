@@ -11,32 +11,24 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "dlpipe").rglob("*.py"))
+GROUND = ("artifacts", "errors", "locks", "provenance", "progress")
 MAY_IMPORT = {
     "spec": {"spec"},
-    "artifacts": {"artifacts"},
-    "progress": {"progress"},
+    "errors": set(),
+    "locks": {"errors"},
+    "provenance": set(),
+    "artifacts": {"errors", "locks", "provenance"},
+    "progress": set(),
     "models": set(),
     "layers": set(),
-    "datasets": {"datasets", "spec", "artifacts", "progress"},
-    "plan": {"spec", "artifacts"},
-    "changes": {"plan", "spec", "artifacts"},
-    "runtime": {"runtime", "spec", "artifacts", "progress", "datasets"},
+    "datasets": {"datasets", "spec", *GROUND},
+    "plan": {"spec", *GROUND},
+    "changes": {"plan", "spec", *GROUND},
+    "runtime": {"runtime", "spec", *GROUND, "datasets"},
     "tasks": {"tasks", "models", "layers"},
     "figures": {"figures", "spec", "artifacts", "report"},
-    "report": {"report", "figures", "spec", "artifacts"},
-    "stages": {
-        "stages",
-        "runtime",
-        "tasks",
-        "figures",
-        "report",
-        "models",
-        "layers",
-        "datasets",
-        "spec",
-        "artifacts",
-        "progress",
-    },
+    "report": {"report", "figures", "spec", *GROUND},
+    "stages": {"stages", "runtime", "tasks", "figures", "report", "models", "layers", "datasets", "spec", *GROUND},
 }
 
 

@@ -155,7 +155,7 @@ def test_verify_finds_what_is_damaged(spoilt, capsys):
 
 
 def test_verify_says_what_other_code_made(spoilt, capsys, monkeypatch):
-    monkeypatch.setattr("dlpipe.artifacts._module_digest", lambda _: "0" * 16)
+    monkeypatch.setattr("dlpipe.provenance._module_digest", lambda _: "0" * 16)
     assert dlpipe("verify") == 0
     out = capsys.readouterr().out
     assert "12 made by other code than today's" in out

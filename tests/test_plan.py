@@ -189,7 +189,7 @@ def test_why_compares_with_nothing_when_nothing_was_made(tmp_path):
 
 
 def test_every_stage_knows_the_source_of_its_components(tmp_path):
-    from dlpipe.artifacts import source_digests
+    from dlpipe.provenance import source_digests
 
     for stage in plan_of(tmp_path).stages.values():
         digests = source_digests(stage.hints["implementations"])

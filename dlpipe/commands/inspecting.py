@@ -80,7 +80,7 @@ def verify_command(data: Path, results: Path, set_aside: bool) -> int:
 
     Also says which artifacts were made by other code than today's.
     """
-    from dlpipe.artifacts import source_digests
+    from dlpipe.provenance import source_digests
 
     store = Store(data, results)
     damaged = outdated = count = 0

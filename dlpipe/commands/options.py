@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from dlpipe.artifacts import Stage, StepError, Store, read_stage, write_stages
+from dlpipe.artifacts import Stage, Store, read_stage, write_stages
+from dlpipe.errors import StepError
 from dlpipe.plan import EXPERIMENTS, Plan, make_plan
 from dlpipe.spec.variants import find_experiment, load
 

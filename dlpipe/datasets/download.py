@@ -22,8 +22,9 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from dlpipe import __version__
-from dlpipe.artifacts import LockedError, sha256_of_file
+from dlpipe.artifacts import sha256_of_file
 from dlpipe.datasets.sources import DataError
+from dlpipe.locks import LockedError
 from dlpipe.progress import say
 
 CHUNK = 1 << 16

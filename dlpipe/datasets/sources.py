@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from dlpipe.artifacts import StepError
+from dlpipe.errors import StepError
 from dlpipe.spec import datasets as _declared  # noqa: F401 - importing it registers the kinds
 from dlpipe.spec.base import FAMILIES
 from dlpipe.spec.datasets import DatasetSpec

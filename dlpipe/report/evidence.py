@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dlpipe.artifacts import Artifact, ArtifactError, Store, source_digests
+from dlpipe.artifacts import Artifact, ArtifactError, Store
+from dlpipe.provenance import source_digests
 from dlpipe.report.judging import Judgement, Results, Row, judge
 from dlpipe.report.tables import read_metrics
 from dlpipe.spec.claims import own_levels

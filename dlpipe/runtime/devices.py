@@ -8,7 +8,7 @@ import os
 
 import torch
 
-from dlpipe.artifacts import StepError
+from dlpipe.errors import StepError
 
 
 class DeviceError(StepError):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlpipe.artifacts import StepError
+from dlpipe.errors import StepError
 from dlpipe.progress import track
 from dlpipe.runtime.checkpoints import Checkpoints, Snapshot
 from dlpipe.runtime.history import lower_is_better

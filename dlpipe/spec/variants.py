@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from dlpipe.spec import source
 from dlpipe.spec.bibliography import BibEntry, find_bibliography, read_bibliography
-from dlpipe.spec.claims import SCALES, Claim, Levels, own_levels
+from dlpipe.spec.claim_check import ClaimCheck
+from dlpipe.spec.claims import SCALES, Claim, Levels
 from dlpipe.spec.experiment import Experiment
 from dlpipe.spec.explain import explain
 from dlpipe.spec.patches import IntoNothing, PatchError, Setting, apply, settings
@@ -117,7 +118,7 @@ def _load(
     path: Path, scale: str | None, overrides: tuple[str, ...], bibliography: Path | None, above: tuple[Path, ...]
 ) -> LoadedExperiment:
     file = _File(path, bibliography, (*above, path.resolve()))
-    readings = {each: _Reading(file, each) for each in (None, *file.scales)}
+    readings = {each: Reading(file, each) for each in (None, *file.scales)}
     if scale is not None and scale not in file.scales:
         hint = did_you_mean(scale, file.scales, "it has {}") or f"declare it: scales: {{{cropped(scale)}: {{}}}}"
         message = f"this file has no scale '{cropped(scale)}'"
@@ -125,7 +126,7 @@ def _load(
             file.report.add(file.document.keys["scales"], message, hint)
         else:
             file.report.extend(SpecError.single(path, None, message, hint))
-    chosen = _Reading(file, scale, overrides) if overrides else readings.get(scale)
+    chosen = Reading(file, scale, overrides) if overrides else readings.get(scale)
     for reading in (*readings.values(), *([chosen] if overrides and chosen else [])):
         reading.check(claims=reading is chosen or reading.scale is not None)
     _merge(file.report, [finding for reading in file.readings for finding in reading.findings])
@@ -151,7 +152,7 @@ class _File:
         self.path, self.loading = path, loading
         self.report = Report()
         self.document = source.read(path, self.report)
-        self.readings: list[_Reading] = []
+        self.readings: list[Reading] = []
         declared = self.document.get("scales")
         self.scales = [name for name, _ in declared.items()] if declared is not None else []
         self._bibliography = bibliography or find_bibliography(path)
@@ -213,7 +214,7 @@ class _Finding:
     """Whether it was found inside a patch, so that its place tells where it comes from."""
 
 
-class _Reading:
+class Reading:
     """A file at a scale: its document, experiment and variants, and what is wrong with them."""
 
     def __init__(self, file: _File, scale: str | None, overrides: Sequence[str] = ()) -> None:
@@ -334,8 +335,8 @@ class _Reading:
             for axis, levels in item.items():
                 written = levels.elements() if isinstance(levels.children, list) else [levels]
                 named = [each for each in written if each.children is None and each.data is not None]
-                if self._check_axis(axis, item.keys[axis], axes):
-                    rule[axis] = {_level(each) for each in named if self._check_level(axis, each, axes)}
+                if self.check_axis(axis, item.keys[axis], axes):
+                    rule[axis] = {_level(each) for each in named if self.check_level(axis, each, axes)}
             if rule and all(rule.values()):
                 rules.append(rule)
         return rules
@@ -419,7 +420,7 @@ class _Reading:
             return other, matches[0]
         axes = {axis: dict.fromkeys(v.levels[axis] for v in other.variants) for axis in _axes_of(other)}
         chosen = node.get("where")
-        known = [self._check_pair(axis, level, chosen, axes) for axis, level in chosen.items()] if chosen else []
+        known = [self.check_pair(axis, level, chosen, axes) for axis, level in chosen.items()] if chosen else []
         if all(known):
             mark = chosen.mark if chosen is not None else node.mark
             which = f"are {len(matches)} variants" if matches else "is no variant"
@@ -464,14 +465,14 @@ class _Reading:
 
     # What refers to axes and papers
 
-    def _check_axis(self, axis: str, mark: Mark, axes: Mapping[str, object]) -> bool:
+    def check_axis(self, axis: str, mark: Mark, axes: Mapping[str, object]) -> bool:
         if axis in axes:
             return True
         hint = did_you_mean(axis, axes, "the axes are {}") or "the experiment has no axes"
         self.find(mark, f"no axis is called '{cropped(axis)}'", hint)
         return False
 
-    def _check_level(self, axis: str, node: Node, axes: Mapping[str, Mapping[str, object]]) -> bool:
+    def check_level(self, axis: str, node: Node, axes: Mapping[str, Mapping[str, object]]) -> bool:
         level = _level(node)
         if level in axes[axis]:
             return True
@@ -479,9 +480,9 @@ class _Reading:
         self.find(node.mark, f"the axis '{cropped(axis)}' has no level '{cropped(level)}'", hint)
         return False
 
-    def _check_pair(self, axis: str, node: Node, levels: Node | None, axes: Mapping[str, Mapping[str, object]]) -> bool:
+    def check_pair(self, axis: str, node: Node, levels: Node | None, axes: Mapping[str, Mapping[str, object]]) -> bool:
         assert levels is not None
-        return self._check_axis(axis, levels.keys[axis], axes) and self._check_level(axis, node, axes)
+        return self.check_axis(axis, levels.keys[axis], axes) and self.check_level(axis, node, axes)
 
     def _figures(self, axes: Mapping[str, Mapping[str, object]]) -> None:
         node = self.document.get("figures")
@@ -489,10 +490,10 @@ class _Reading:
             for name in ("x", "lines"):
                 axis = figure.get(name)
                 if axis is not None and isinstance(axis.data, str):
-                    self._check_axis(axis.data, axis.mark, axes)
+                    self.check_axis(axis.data, axis.mark, axes)
             shown = figure.get("where")
             for axis_name, level in shown.items() if shown is not None else ():
-                self._check_pair(axis_name, level, shown, axes)
+                self.check_pair(axis_name, level, shown, axes)
 
     def _papers(self) -> None:
         cited = [self.document.get("paper")]
@@ -516,98 +517,7 @@ class _Reading:
             except ValidationError:
                 continue  # found with the experiment
             if claim.scales == SCALES if self.scale is None else self.scale in claim.scales:
-                _ClaimCheck(self, item, claim, axes).check()
-
-
-class _ClaimCheck:
-    """Whether a claim speaks of axes, levels and variants that there are."""
-
-    def __init__(self, reading: _Reading, node: Node, claim: Claim, axes: Mapping[str, Mapping[str, object]]) -> None:
-        self.reading, self.node, self.claim, self.axes = reading, node, claim, axes
-
-    def check(self) -> None:
-        known = [self.levels(name) for name in ("where", "compare", "with")]
-        known += [self.repeated(), self.growth()]
-        if not all(known):
-            return
-        if self.claim.compare is not None and self.claim.compare == self.claim.against:
-            self.reading.find(self.node.keys["with"], "compare and with are the same")
-            return
-        if self.overlap():
-            return
-        where = self.claim.settled(own_levels(self.axes)).where
-        if self.left_open(where):
-            return
-        for name, levels in (("compare", self.claim.compare), ("with", self.claim.against)):
-            self.some_variant(name, {**where, **(levels or {})})
-
-    def left_open(self, where: Levels) -> bool:
-        """Whether the claim leaves an axis out that has no level `{}` to speak of."""
-        named = {*where, *self.claim.axes_named}
-        left = [axis for axis in self.axes if axis not in named]
-        if left:
-            self.reading.find(
-                self.node.mark,
-                f"the claim does not say which level of '{cropped(left[0])}' it speaks of",
-                "name one in where, or the axis in for_each; one left out stands for the axis's level {}",
-            )
-        return bool(left)
-
-    def levels(self, name: str) -> bool:
-        node = self.node.get(name)
-        checked = (
-            [self.reading._check_pair(axis, level, node, self.axes) for axis, level in node.items()] if node else []
-        )
-        return all(checked)
-
-    def repeated(self) -> bool:
-        node = self.node.get("for_each")
-        if node is None or node.data is None:
-            return True
-        named = node.elements() or [node]
-        known = [self.reading._check_axis(each.data, each.mark, self.axes) for each in named]
-        return all(known)
-
-    def growth(self) -> bool:
-        node = self.node.get("grows")
-        if node is None or self.claim.grows is None:
-            return True
-        axis, start, end = node.get("axis"), node.get("from"), node.get("to")
-        assert axis is not None
-        assert start is not None
-        assert end is not None
-        if not self.reading._check_axis(axis.data, axis.mark, self.axes):
-            return False
-        if self.claim.grows.start == self.claim.grows.end:
-            self.reading.find(end.mark, "grows from a level to the same level")
-            return False
-        known = [self.reading._check_level(axis.data, level, self.axes) for level in (start, end)]
-        return all(known)
-
-    def overlap(self) -> bool:
-        """Whether an axis has more than one role in the claim."""
-        compared = {**(self.claim.compare or {}), **(self.claim.against or {})}
-        roles: list[tuple[str, Iterable[str]]] = [("where", self.claim.where), ("for_each", self.claim.axes_repeated)]
-        if self.claim.grows is not None:
-            roles.append(("grows", [self.claim.grows.axis]))
-        taken: dict[str, str] = dict.fromkeys(compared, "compare and with")
-        for role, axes in roles:
-            for axis in axes:
-                if axis in taken:
-                    message = f"the axis '{cropped(axis)}' is in {taken[axis]} already"
-                    self.reading.find(self.node.keys[role], message)
-                    return True
-                taken[axis] = role
-        return False
-
-    def some_variant(self, name: str, levels: Levels) -> None:
-        variants = self.reading.variants
-        if not levels or not variants or any(levels.items() <= variant.levels.items() for variant in variants):
-            return
-        if any(finding.levels is not None for finding in self.reading.findings):
-            return  # the variants are incomplete, and it has been said why
-        mark = self.node.keys.get(name) or self.node.keys.get("where", self.node.mark)
-        self.reading.find(mark, f"skip leaves no variant with {levels_text(levels)}")
+                ClaimCheck(self, item, claim, axes).check()
 
 
 def _merge(report: Report, findings: Iterable[_Finding]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlpipe.artifacts import LockedError
+from dlpipe.locks import LockedError
 from dlpipe.runtime.checkpoints import Checkpoints, Snapshot
 
 KEY = {"stage": "s-0123", "device": "cpu", "threads": 1}

@@ -23,13 +23,14 @@ from pathlib import Path
 
 import pytest
 
-from dlpipe.artifacts import LockedError, Stage, Store
+from dlpipe.artifacts import Stage, Store
 from dlpipe.datasets import download as downloading
 from dlpipe.datasets.archives import ArchiveError, read_members
 from dlpipe.datasets.digits import Digits
 from dlpipe.datasets.download import DownloadError, Policy, download, shown
 from dlpipe.datasets.mnist import Mnist
 from dlpipe.datasets.sources import DataError, RequestError, Source, dataset_spec
+from dlpipe.locks import LockedError
 from dlpipe.spec.datasets import Digits as DigitsSpec
 from dlpipe.spec.datasets import Images as ImagesSpec
 from dlpipe.spec.datasets import Mnist as MnistSpec

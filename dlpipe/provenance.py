@@ -1,0 +1,65 @@
+"""What a manifest records of the code and the machine that made an artifact."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+
+def source_digests(implementations: Mapping[str, str]) -> dict[str, str]:
+    """Component to the sha256 (16 digits) of the module that implements it, read as text: nothing is imported."""
+    return {
+        component: _module_digest(target.partition(":")[0]) for component, target in sorted(implementations.items())
+    }
+
+
+@lru_cache
+def _module_digest(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return "unknown"
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16]
+
+
+@lru_cache
+def environment() -> dict[str, Any]:
+    """Commit, versions and hardware of this process. Only what is imported already has its version read."""
+    names = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "safetensors")
+    versions = {name: str(getattr(sys.modules[name], "__version__", "?")) for name in names if name in sys.modules}
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "versions": versions,
+        "host": socket.gethostname(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        root = Path(__file__).parent
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
