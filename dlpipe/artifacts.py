@@ -103,11 +103,11 @@ class Stage:
         return f"{self.name}-{self.digest}"
 
     def input_ids(self) -> list[str]:
-        """All inputs' ids, in the order of the roles."""
+        """All inputs' ids, each once, in the order of the roles."""
         ids: list[str] = []
         for value in self.inputs.values():
             ids.extend([value] if isinstance(value, str) else value)
-        return ids
+        return list(dict.fromkeys(ids))
 
     def to_json(self) -> dict[str, Any]:
         return {**self.digested(), "name": self.name, "id": self.id, "hints": dict(self.hints)}

@@ -200,7 +200,7 @@ def _add_with_inputs(plan: Plan, store: Store, stage_id: str) -> None:
 
 
 def _print_reason(reason: Reason) -> None:
-    cost = "no past timing" if reason.seconds is None else f"about {_duration(reason.seconds)}"
+    cost = "no past timing" if reason.seconds is None else f"about {_duration(max(1.0, reason.seconds))}"
     click.echo(f"{reason.stage.rule} {reason.stage.id}  ({cost})")
     if reason.compared_with is None:
         click.echo(f"  never made, and nothing like it: there is no other {reason.stage.rule} artifact to compare with")
