@@ -43,26 +43,26 @@ def _stage_command(rule: str, text: str, *lines: str) -> Callable[[Callable[...,
     return decorate
 
 
-def _training_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    options = (
-        click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N."),
-        click.option(
-            "--threads",
-            type=click.IntRange(1),
-            default=1,
-            show_default=True,
-            help="CPU threads; part of what makes results repeatable.",
-        ),
-        click.option(
-            "--deadline",
-            type=click.FloatRange(0, min_open=True),
-            metavar="SECONDS",
-            help="Save and stop in time for this; the same command goes on.",
-        ),
+def _device_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    threads = click.option(
+        "--threads",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="CPU threads; part of what makes results repeatable.",
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
+    device = click.option(
+        "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N."
+    )
+    return device(threads(function))
+
+
+_deadline_option = click.option(
+    "--deadline",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Save and stop in time for this; the same command goes on.",
+)
 
 
 @_stage_command(
@@ -99,7 +99,8 @@ def prepare_command(**options: Any) -> None:
     "dlpipe pretrain depth",
     "dlpipe pretrain depth --deadline 3600",
 )
-@_training_options
+@_device_options
+@_deadline_option
 def pretrain_command(**options: Any) -> None:
     _make("pretrain", **options)
 
@@ -110,7 +111,8 @@ def pretrain_command(**options: Any) -> None:
     "dlpipe finetune baselines",
     "dlpipe finetune baselines -s 'model.units=[50]'",
 )
-@_training_options
+@_device_options
+@_deadline_option
 def finetune_command(**options: Any) -> None:
     _make("finetune", **options)
 
@@ -121,8 +123,8 @@ def finetune_command(**options: Any) -> None:
     "dlpipe evaluate baselines",
     "dlpipe evaluate baselines --device cpu",
 )
-@_training_options
-def evaluate_command(deadline: float | None, **options: Any) -> None:
+@_device_options
+def evaluate_command(**options: Any) -> None:
     _make("evaluate", **options)
 
 
