@@ -326,13 +326,16 @@ def _fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_if_changed(path: Path, text: str) -> None:
+    """Leaves a file that holds `text` already as it is, its time too."""
+    if not path.exists() or path.read_text() != text:
+        write_atomically(path, text)
+
+
 def write_stages(store: Store, stages: Iterable[Stage]) -> None:
     """Leaves each stage's document where its command finds it; one that stands is touched only for new hints."""
     for stage in stages:
-        path = store.stage_file(stage.id)
-        text = json.dumps(stage.to_json(), indent=1, sort_keys=True)
-        if not path.exists() or path.read_text() != text:
-            write_atomically(path, text)
+        write_if_changed(store.stage_file(stage.id), json.dumps(stage.to_json(), indent=1, sort_keys=True))
 
 
 def read_stage(store: Store, stage_id: str) -> Stage:

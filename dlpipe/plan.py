@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dlpipe.artifacts import RULES, Stage, Store
+from dlpipe.artifacts import Stage, Store
 from dlpipe.spec.base import Component
 from dlpipe.spec.claims import Levels
 from dlpipe.spec.experiment import Experiment, Phase
@@ -66,11 +66,6 @@ class PlannedExperiment:
     @property
     def name(self) -> str:
         return self.loaded.name
-
-    def stage_ids(self) -> list[str]:
-        """The experiment's stages, each once, in the order in which they can run."""
-        ids = dict.fromkeys(stage_id for variant in self.variants for chain in variant.chains for stage_id in chain)
-        return [*ids, self.figures]
 
 
 @dataclass
@@ -321,8 +316,3 @@ def _implementations(rule: str, specs: Sequence[Any]) -> dict[str, str]:
     loop = {"runtime.loop": "dlpipe.runtime.loop"} if rule in ("pretrain", "finetune") else {}
     named = {c.component: c.implementation for c in _components(specs) if c.implementation}
     return {f"stage.{rule}": f"dlpipe.stages.{rule}", **loop, **named}
-
-
-def order(stages: Iterable[Stage]) -> list[Stage]:
-    """By rule, in the order of the flow; stable within a rule."""
-    return sorted(stages, key=lambda stage: RULES.index(stage.rule))

@@ -6,12 +6,14 @@ cluster too, needs nothing but its id. Digests name the outputs, so a file that 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dlpipe.artifacts import MANIFEST, Stage, Store, write_stages
+from dlpipe.artifacts import MANIFEST, Stage, Store, write_if_changed, write_stages
+from dlpipe.errors import StepError
 from dlpipe.plan import EXPERIMENTS, Plan, make_plan
 from dlpipe.spec.problems import SpecError
 from dlpipe.spec.variants import find_experiment, load
@@ -41,17 +43,18 @@ class Workflow:
         self.store = Store(config.get("data", "data"), config.get("results", "results"))
         names = config.get("experiments") or []
         self.names = [str(n) for n in (names.split(",") if isinstance(names, str) else names)]
+        self.root = Path(config.get("experiments_folder", EXPERIMENTS))
+        self.overrides = [f"{path}={value}" for path, value in (config.get("set") or {}).items()]
         try:
             self.plan = self._plan()
-        except SpecError as error:
+        except (SpecError, StepError) as error:
             sys.exit(str(error))
         write_stages(self.store, self.plan.stages.values())
         self._write_report_request()
 
     def _plan(self) -> Plan:
-        root = Path(self.config.get("experiments_folder", EXPERIMENTS))
-        overrides = [f"{path}={value}" for path, value in (self.config.get("set") or {}).items()]
-        return make_plan([load(find_experiment(n, root), scale=self.scale, overrides=overrides) for n in self.names])
+        names = [find_experiment(name, self.root) for name in self.names]
+        return make_plan([load(path, scale=self.scale, overrides=self.overrides) for path in names])
 
     @property
     def where(self) -> list[str]:
@@ -109,7 +112,7 @@ class Workflow:
 
     @property
     def report(self) -> str:
-        """The HTML file. Named after the scale when all configured experiments are in it, else after them too."""
+        """The HTML file: one a scale, of whichever experiments were configured last."""
         return str(self._report_base.with_suffix(".html"))
 
     @property
@@ -134,22 +137,10 @@ class Workflow:
     @property
     def report_arguments(self) -> list[str]:
         """What `dlpipe report` is told: the experiments, the scale and the overrides of this run."""
-        root = ["--experiments", str(self.config.get("experiments_folder", EXPERIMENTS))]
-        overrides = [
-            part for path, value in (self.config.get("set") or {}).items() for part in ("-s", f"{path}={value}")
-        ]
+        overrides = [part for override in self.overrides for part in ("-s", override)]
+        root = ["--experiments", str(self.root)]
         return [*self.names, "--scale", self.scale, *root, *overrides, "--to", self.report, *self.where]
 
     def _write_report_request(self) -> None:
-        import json
-
-        from dlpipe.artifacts import write_atomically
-
-        request = json.dumps(
-            [[e.name, e.figures, e.loaded.experiment.model_dump(mode="json")] for e in self.plan.experiments],
-            indent=1,
-            sort_keys=True,
-        )
-        path = Path(self.report_request)
-        if not path.exists() or path.read_text() != request:
-            write_atomically(path, request)
+        request = [[e.name, e.figures, e.loaded.experiment.model_dump(mode="json")] for e in self.plan.experiments]
+        write_if_changed(Path(self.report_request), json.dumps(request, indent=1, sort_keys=True))

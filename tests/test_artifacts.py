@@ -212,8 +212,8 @@ def test_a_lock_of_another_host_is_free_after_its_patience(tmp_path):
 def test_a_reused_process_id_does_not_hold_a_lock(tmp_path):
     path = tmp_path / "lock.json"
     path.write_text(json.dumps({**Lock(path).owner, "started": "1"}))
-    with Lock(path):
-        pass
+    with Lock(path) as lock:
+        assert json.loads(path.read_text()) == lock.owner
 
 
 def test_sources_are_digested_without_importing_them():

@@ -16,6 +16,16 @@ from dlpipe.spec.variants import find_experiment, load
 WHAT = "WHAT is an experiment (its name, or the path of its file) or a stage's id, as `dlpipe plan` prints it."
 
 
+root_option = click.option(
+    "--experiments",
+    "root",
+    type=click.Path(path_type=Path),
+    default=EXPERIMENTS,
+    show_default=True,
+    help="Folder of the experiment files.",
+)
+
+
 def examples(*lines: str) -> str:
     """Two examples at the foot of a command's help, each of which works when pasted."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
@@ -34,14 +44,7 @@ def experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="PATH=VALUE",
             help="Change a field, as in finetune.duration.epochs=5.",
         ),
-        click.option(
-            "--experiments",
-            "root",
-            type=click.Path(path_type=Path),
-            default=EXPERIMENTS,
-            show_default=True,
-            help="Folder of the experiment files.",
-        ),
+        root_option,
     )
     for option in reversed(options):
         command = option(command)

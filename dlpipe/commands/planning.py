@@ -11,20 +11,13 @@ import click
 
 from dlpipe.artifacts import Stage, Store, read_stage, write_stages
 from dlpipe.changes import History, Reason, explain
-from dlpipe.commands.options import examples, experiment_options, load_plan
-from dlpipe.plan import EXPERIMENTS, Plan
+from dlpipe.commands.options import examples, experiment_options, load_plan, root_option
+from dlpipe.plan import Plan
 from dlpipe.spec.variants import load
 
 
 @click.command("list", epilog=examples("dlpipe list", "dlpipe list --experiments config/experiments/pretraining"))
-@click.option(
-    "--experiments",
-    "root",
-    type=click.Path(path_type=Path),
-    default=EXPERIMENTS,
-    show_default=True,
-    help="Folder of the experiment files.",
-)
+@root_option
 def list_command(root: Path) -> None:
     """The experiments there are: name, scales, title."""
     for path in sorted(root.rglob("*.yaml")):
