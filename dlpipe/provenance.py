@@ -63,3 +63,20 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
+
+
+def origin(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """How an artifact came to be, in short: which stage, how long, by which commit, where."""
+    environment, facts, times = manifest["environment"], manifest["facts"], manifest["times"]
+    return {
+        "id": manifest["stage"]["id"],
+        "rule": manifest["stage"]["rule"],
+        "seconds": times["seconds"],
+        "cpu_seconds": times["cpu_seconds"],
+        "commit": environment["commit"],
+        "dirty": environment["dirty"],
+        "host": environment["host"],
+        "processor": environment["processor"],
+        "threads": facts.get("threads"),
+        "device": facts.get("device"),
+    }

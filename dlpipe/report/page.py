@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dlpipe.artifacts import ArtifactError
+from dlpipe.provenance import origin
 from dlpipe.report.drawings import inline_svg, png_address
 from dlpipe.report.evidence import Drawing, Evidence, VariantEvidence
 from dlpipe.report.intervals import HEIGHT, WIDTH, interval_marks
@@ -352,21 +353,8 @@ def _provenance(evidence: Evidence) -> dict[str, Any]:
 
 
 def _stage_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    environment, facts = manifest["environment"], manifest["facts"]
-    versions = {"python": environment["python"], **environment["versions"]}
-    return {
-        "id": manifest["stage"]["id"],
-        "rule": manifest["stage"]["rule"],
-        "seconds": manifest["times"]["seconds"],
-        "cpu_seconds": manifest["times"]["cpu_seconds"],
-        "commit": environment["commit"],
-        "dirty": environment["dirty"],
-        "host": environment["host"],
-        "processor": environment["processor"],
-        "threads": facts.get("threads"),
-        "device": facts.get("device"),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-    }
+    versions = {"python": manifest["environment"]["python"], **manifest["environment"]["versions"]}
+    return {**origin(manifest), "versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
 
 
 def _commit(row: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dlpipe.artifacts import Artifact, Stage, Store
+from dlpipe.provenance import origin
 from dlpipe.runtime import devices, history
 from dlpipe.runtime.data import Layers, Split, Stack, build, component, features, read_split, read_weights
 
@@ -131,20 +132,10 @@ def _mistakes(logits: Tensor, test: Split) -> tuple[Tensor, Tensor]:
 
 
 def _ancestor(artifact: Artifact) -> dict[str, Any]:
-    """What the report says of how an artifact came to be."""
+    """What the report says of how an artifact came to be, and of the code that made it."""
     manifest = artifact.manifest
-    environment, facts, times = manifest["environment"], manifest["facts"], manifest["times"]
     return {
-        "id": artifact.stage.id,
-        "rule": artifact.stage.rule,
-        "seconds": times["seconds"],
-        "cpu_seconds": times["cpu_seconds"],
-        "commit": environment["commit"],
-        "dirty": environment["dirty"],
-        "host": environment["host"],
-        "processor": environment["processor"],
-        "threads": facts.get("threads"),
-        "device": facts.get("device"),
+        **origin(manifest),
         "sources": manifest["sources"],
         "implementations": manifest["stage"]["hints"].get("implementations", {}),
     }

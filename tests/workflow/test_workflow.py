@@ -207,3 +207,12 @@ def test_every_rule_says_its_log_benchmark_threads_and_resources():
         for keyword in ("log", "benchmark", "threads", "resources", "output", "params", "shell"):
             assert f"    {keyword}:" in text, path
         assert "    run:" not in text, path
+
+
+def test_a_users_file_that_is_missing_is_said_without_a_traceback(tmp_path):
+    copy_workflow(tmp_path)
+    dataset = "{kind: images, images: none.npz, train: 20, test: 10, labelled: 15}"
+    write_experiment(tmp_path, EXPERIMENT.replace("{kind: digits, train: 200, test: 100, labelled: 60}", dataset))
+    output = snakemake(tmp_path, "-n", code=1)
+    assert "no file none.npz" in output
+    assert "Traceback" not in output
