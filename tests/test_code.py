@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "layers": set(),
     "datasets": {"datasets", "spec", *GROUND},
     "plan": {"spec", *GROUND},
+    "resources": {"spec", *GROUND},
     "changes": {"plan", "spec", *GROUND},
     "runtime": {"runtime", "spec", *GROUND, "datasets"},
     "tasks": {"tasks", "models", "layers"},
