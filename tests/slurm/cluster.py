@@ -1,9 +1,9 @@
 """A real SLURM of one node for the tests: munged, mariadbd, slurmdbd, slurmctld and slurmd, all in one folder.
 
-Nothing of the machine's own configuration is read or changed: sockets, keys, ports and the database are the cluster's,
-and the daemons are ended by the processes that were started. It needs root and Debian's packages
-`slurm-wlm munge slurmdbd mariadb-server`. The node pretends to have two GPUs, which are character devices that every
-machine has: SLURM assigns them like any others.
+Sockets, keys, ports and the database are the cluster's own, and the daemons are ended by the processes that were
+started. On the machine it leaves one link while it runs, /etc/slurm/slurm.conf, because Snakemake's job step takes
+SLURM_CONF out of the environment. It needs root and Debian's packages `slurm-wlm munge slurmdbd mariadb-server`. The
+node pretends to have two GPUs, which are character devices that every machine has: SLURM assigns them like any others.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from typing import Any
 PROGRAMS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacctmgr")
 PACKAGES = "slurm-wlm munge slurmdbd mariadb-server"
 GPU_DEVICES = ("/dev/null", "/dev/zero")
+CONFIGURATION = Path("/etc/slurm/slurm.conf")
+"""Where every SLURM command looks if its environment names no other place."""
 CPUS, MEMORY_MB = 4, 8000
 """What the node says it has; `config_overrides` lets it, so that several small jobs run side by side on two cores."""
 
 SLURM_CONF = """\
-ClusterName=testing
+ClusterName={cluster}
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmctldPort={slurmctld}
 SlurmdPort={slurmd}
-SlurmctldParameters=enable_configless
 SlurmdParameters=config_overrides
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket
@@ -88,6 +89,8 @@ def why_not() -> str | None:
     """Why a cluster cannot be had on this machine, or None."""
     if os.name != "posix" or os.geteuid() != 0:
         return "a SLURM of its own needs root"
+    if CONFIGURATION.exists() and not _left_behind():
+        return f"this machine has a SLURM of its own: {CONFIGURATION}"
     missing = [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
     return f"no {', '.join(missing)} here: apt-get install {PACKAGES}" if missing else None
 
@@ -97,10 +100,12 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.name = f"testing{os.getpid()}"
         self.host = socket.gethostname().partition(".")[0]
         names = ("slurmctld", "slurmd", "slurmdbd", "mariadbd")
         self.ports = dict(zip(names, _free_ports(len(names)), strict=True))
-        self.environment = {**os.environ, "PATH": _path(), "SLURM_CONF": str(folder / "slurm.conf")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        self.environment = {**inherited, "PATH": _path(), "SLURM_CONF": str(folder / "slurm.conf")}
         self._password = secrets.token_hex(16)
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -114,7 +119,7 @@ class Cluster:
         self._start_database()
         self.start_daemon("slurmdbd")
         self._until("slurmdbd", lambda: self._answers("sacctmgr", "-n", "list", "cluster"))
-        for what in (["cluster", "testing"], ["account", "lab"], ["user", "root", "account=lab"]):
+        for what in (["cluster", self.name], ["account", "lab"], ["user", "root", "account=lab"]):
             self.run("sacctmgr", "-i", "add", *what)
         self.start_daemon("slurmctld")
         self.start_daemon("slurmd")
@@ -129,6 +134,8 @@ class Cluster:
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if CONFIGURATION.is_symlink() and CONFIGURATION.readlink() == self.folder / "slurm.conf":
+            CONFIGURATION.unlink()
 
     def start_daemon(self, name: str) -> None:
         """slurmdbd, slurmctld or slurmd, in the foreground, so that its process is ours."""
@@ -157,15 +164,13 @@ class Cluster:
         return self.run("squeue", "-h", "-o", "%i", *chosen).split()
 
     def processes(self) -> list[int]:
-        """Ids of the living processes that run in a job of this cluster: their environment names its configuration."""
-        wanted = f"SLURM_CONF={self.folder / 'slurm.conf'}".encode()
-        found = []
+        """Ids of the living processes of this cluster's jobs, orphans too: their environment names the cluster."""
+        wanted, found = f"SLURM_CLUSTER_NAME={self.name}".encode(), []
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
-                variables = path.read_bytes().split(b"\0")
-                if wanted in variables and any(variable.startswith(b"SLURM_JOB_ID=") for variable in variables):
+                if wanted in path.read_bytes().split(b"\0"):
                     found.append(int(path.parent.name))
-        return [pid for pid in found if pid != os.getpid()]
+        return found
 
     def accounting(self, *fields: str) -> list[list[str]]:
         """A row a job (not a step) of what `sacct` knows, in the order of the job ids."""
@@ -175,6 +180,7 @@ class Cluster:
     def _configure(self) -> None:
         facts: dict[str, Any] = {
             **self.ports,
+            "cluster": self.name,
             "folder": self.folder,
             "host": self.host,
             "cpus": CPUS,
@@ -187,6 +193,9 @@ class Cluster:
         dbd = self.folder / "slurmdbd.conf"
         dbd.touch(mode=0o600)
         dbd.write_text(SLURMDBD_CONF.format(**facts))
+        CONFIGURATION.parent.mkdir(exist_ok=True)
+        CONFIGURATION.unlink(missing_ok=True)
+        CONFIGURATION.symlink_to(self.folder / "slurm.conf")
 
     def _start_munge(self) -> None:
         home = self.folder / "munge"
@@ -252,6 +261,16 @@ def running(folder: Path) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+def _left_behind() -> bool:
+    """Whether the link is one of ours whose cluster is gone, as when the tests were killed."""
+    if not CONFIGURATION.is_symlink():
+        return False
+    try:
+        return not Path(f"/proc/{int((CONFIGURATION.readlink().parent / 'slurmctld.pid').read_text())}").exists()
+    except (OSError, ValueError):
+        return True
 
 
 def _path() -> str:
