@@ -172,8 +172,14 @@ class Store:
         self.results = Path(results)
 
     def folder(self, rule: str, stage_id: str) -> Path:
-        root, sub = FOLDERS[rule]
-        return (self.data if root == "data" else self.results) / sub / stage_id
+        return self._root(rule) / FOLDERS[rule][1] / stage_id
+
+    def lock_file(self, rule: str, stage_id: str) -> Path:
+        """Beside the artifact: two stores may share their data and not their results."""
+        return self._root(rule) / ".locks" / f"{stage_id}.json"
+
+    def _root(self, rule: str) -> Path:
+        return self.data if FOLDERS[rule][0] == "data" else self.results
 
     def checkpoints(self, stage: Stage) -> Path:
         """Resume state lives apart from the outputs, which Snakemake deletes when a job fails."""
@@ -226,7 +232,7 @@ class Store:
         folder = self.folder(stage.rule, stage.id)
         folder.parent.mkdir(parents=True, exist_ok=True)
         started, cpu_started = time.time(), time.process_time()
-        with Lock(self.results / ".locks" / f"{stage.id}.json") as lock:
+        with Lock(self.lock_file(stage.rule, stage.id)) as lock:
             for orphan in folder.parent.glob(f".making-{stage.id}-*"):
                 shutil.rmtree(orphan, ignore_errors=True)  # we hold the lock, so its maker is dead
             temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".making-{stage.id}-"))

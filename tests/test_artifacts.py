@@ -199,6 +199,12 @@ def test_whoever_lost_the_lock_does_not_write(store):
     assert not store.folder("pretrain", STAGE.id).exists()
 
 
+def test_who_shares_the_data_and_not_the_results_shares_the_datas_locks(tmp_path):
+    ours, theirs = (Store(tmp_path / "data", tmp_path / name) for name in ("ours", "theirs"))
+    for rule, shared in (("fetch", True), ("prepare", True), ("pretrain", False), ("plot", False)):
+        assert (ours.lock_file(rule, "x") == theirs.lock_file(rule, "x")) is shared
+
+
 def test_a_lock_of_another_host_is_free_after_its_patience(tmp_path):
     path = tmp_path / "lock.json"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))

@@ -65,9 +65,6 @@ class Run:
     def unmade(self, task: Task) -> None:
         shutil.rmtree(self.artifact(task))
 
-    def lock(self, stage: Stage) -> Path:
-        return self.store.results / ".locks" / f"{stage.id}.json"
-
     def digests(self) -> dict[str, str]:
         """Every file of every artifact and of the report to its sha256, less those that tell the time."""
         return {
@@ -80,7 +77,7 @@ class Run:
     def litter(self) -> list[str]:
         """Hidden files and folders: drafts, checkpoints, locks, what was set aside, parts of files."""
         found = [path for root in (self.store.data, self.store.results) for path in root.rglob(".*")]
-        found += list((self.store.results / ".locks").glob("*"))
+        found += [path for root in (self.store.data, self.store.results) for path in (root / ".locks").glob("*")]
         kept = (".locks", ".checkpoints")
         return sorted(path.relative_to(self.folder).as_posix() for path in found if path.name not in kept)
 

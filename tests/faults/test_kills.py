@@ -21,7 +21,7 @@ from tests.faults.conftest import Run, Task
 from tests.faults.running import Ended, Running, dlpipe, saving_every, slow_steps, start, steps
 
 SEED = 20260611
-HARMLESS = re.compile(r"results/(stages/\.|report/\.|\.locks/)")
+HARMLESS = re.compile(r"results/(stages/\.|report/\.)|(data|results)/\.locks/")
 """Where a killed process may leave a file of its own, which nobody takes for anything: a half-written file under a name
 of its own, and its lock, which is free."""
 STEPS = 27
@@ -185,7 +185,7 @@ def test_a_lock_of_another_host_that_shows_no_life_is_taken_over(
     """After `patience`, here a second and not a quarter of an hour, whatever the other host's clock says."""
     task = requeued.of_rule("finetune")[-1]
     assert task.stage is not None
-    lock = requeued.lock(task.stage)
+    lock = requeued.store.lock_file("finetune", task.stage.id)
     lock.parent.mkdir(exist_ok=True)
     lock.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
     os.utime(lock, (time.time() - age,) * 2)
@@ -204,11 +204,11 @@ def test_a_job_whose_lock_was_taken_over_stops_without_writing(requeued: Run, tm
     assert task.stage is not None
     job = training(requeued, tmp_path / "steps", pause=0.1)
     taken = json.dumps({"host": "elsewhere", "pid": 1, "started": "1"})
-    write_atomically(requeued.lock(task.stage), taken)
+    write_atomically(requeued.store.lock_file("finetune", task.stage.id), taken)
     before = len(steps(tmp_path / "steps"))
     ended = job.end()
     assert ended.exit_code == 1
     assert ended.says("was taken over by", "elsewhere", "this process stops without writing")
     assert len(steps(tmp_path / "steps")) <= before + 1, "it notices at the next saving"
     assert not requeued.artifact(task).exists()
-    assert requeued.lock(task.stage).read_text() == taken
+    assert requeued.store.lock_file("finetune", task.stage.id).read_text() == taken
