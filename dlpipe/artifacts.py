@@ -231,7 +231,8 @@ class Store:
         """
         folder = self.folder(stage.rule, stage.id)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        started, cpu_started = time.time(), time.process_time()
+        started = time.gmtime()
+        wall, cpu = time.monotonic(), time.process_time()  # the other clock may be set
         with Lock(self.lock_file(stage.rule, stage.id)) as lock:
             for orphan in folder.parent.glob(f".making-{stage.id}-*"):
                 shutil.rmtree(orphan, ignore_errors=True)  # we hold the lock, so its maker is dead
@@ -241,9 +242,9 @@ class Store:
                 draft = Draft(temporary, lock)
                 yield draft
                 times = {
-                    "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-                    "seconds": round(time.time() - started, 3),
-                    "cpu_seconds": round(time.process_time() - cpu_started, 3),
+                    "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
+                    "seconds": round(time.monotonic() - wall, 3),
+                    "cpu_seconds": round(time.process_time() - cpu, 3),
                     "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
                 }
                 _write_manifest(temporary, stage, draft.extra, times, facts)
