@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import tempfile
@@ -163,6 +164,20 @@ class Draft:
         self.lock = lock
         self.extra: dict[str, Any] = {}
 
+    @contextlib.contextmanager
+    def tensors(self, name: str) -> Iterator[Path]:
+        """Where safetensors is to write a file. Its own kind of error becomes the OSError that is behind it."""
+        from safetensors import SafetensorError
+
+        path = self.folder / name
+        try:
+            yield path
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
 
 class Store:
     """Where artifacts live: `data` for raw and prepared data, `results` for everything that is computed."""
@@ -212,7 +227,10 @@ class Store:
         except ArtifactError as error:
             if not folder.exists():
                 raise ArtifactError(f"{error}. Run `dlpipe {rule} {stage_id}` (or snakemake) first") from error
-            kept = self.set_aside(rule, stage_id)
+            try:
+                kept = self.set_aside(rule, stage_id)
+            except OSError as failure:
+                raise ArtifactError(f"{error}. It could not be moved out of the way: {failure}") from error
             raise ArtifactError(
                 f"{error}. It was moved to {kept}; run the same command again to make it anew"
             ) from error
@@ -253,8 +271,10 @@ class Store:
                     shutil.rmtree(folder)
                 temporary.rename(folder)
                 _fsync_folder(folder.parent)
-            except BaseException:
+            except BaseException as error:
                 shutil.rmtree(temporary, ignore_errors=True)
+                if isinstance(error, OSError) and error.filename is None:
+                    error.filename = str(folder)  # a full disk does not say which
                 raise
         shutil.rmtree(self.checkpoints(stage), ignore_errors=True)
 

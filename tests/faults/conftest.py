@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,6 +74,19 @@ class Run:
             for path in sorted(self.artifact(task).rglob("*"))
             if path.is_file() and path.name not in ("manifest.json", "times.csv") and not path.name.startswith(".")
         }
+
+    def is_sound(self, task: Task, digests: Mapping[str, str]) -> bool:
+        """Whether what a task makes stands. If anything is there it must be whole; `digests` are the right ones."""
+        folder = self.artifact(task)
+        if task.stage is None:
+            there = {path: digest for path, digest in self.digests().items() if path.startswith("results/report/")}
+            assert there.items() <= digests.items()
+            return len(there) == 2
+        if not self.store.is_done(task.stage.rule, task.stage.id):
+            assert not folder.exists()
+            return False
+        self.store.read(task.stage.rule, task.stage.id)
+        return True
 
     def litter(self) -> list[str]:
         """Hidden files and folders: drafts, checkpoints, locks, what was set aside, parts of files."""

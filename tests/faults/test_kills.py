@@ -29,22 +29,6 @@ STEPS = 27
 OFTEN = partial(saving_every, 0.005)
 
 
-def is_sound(run: Run, task: Task, digests: dict[str, str]) -> bool:
-    """Whether the artifact stands; what stands under its name must be whole."""
-    folder = run.artifact(task)
-    if task.stage is None:
-        files = [path for path in folder.glob("*") if not path.name.startswith(".")]
-        assert all(
-            run.digests()[f"results/report/{path.name}"] == digests[f"results/report/{path.name}"] for path in files
-        )
-        return len(files) == 2
-    if not run.store.is_done(task.stage.rule, task.stage.id):
-        assert not folder.exists()
-        return False
-    run.store.read(task.stage.rule, task.stage.id)
-    return True
-
-
 def found_at_death(run: Run, task: Task) -> str:
     if task.stage is not None and run.store.checkpoints(task.stage).exists():
         return "with a checkpoint"
@@ -70,10 +54,10 @@ def test_killed_at_any_moment_of_any_stage(
         process.process.join(moment)
         ended = process.kill()
         kills, late = (kills + 1, late) if ended.exit_code < 0 else (kills, late + 1)
-        died["with the artifact" if is_sound(run, task, expected) else found_at_death(run, task)] += ended.exit_code < 0
+        died["with the artifact" if run.is_sound(task, expected) else found_at_death(run, task)] += ended.exit_code < 0
         again = dlpipe(run.folder, *task.arguments, upset=OFTEN)
         assert again.exit_code == 0, again.err
-        assert is_sound(run, task, expected)
+        assert run.is_sound(task, expected)
         assert run.digests() == expected
         left |= set(run.litter())
     assert not [path for path in left if not HARMLESS.match(path)]
