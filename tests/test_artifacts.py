@@ -225,3 +225,8 @@ def test_a_reused_process_id_does_not_hold_a_lock(tmp_path):
 def test_sources_are_digested_without_importing_them():
     digests = source_digests({"stage.pretrain": "dlpipe.stages.pretrain:run"})
     assert len(digests["stage.pretrain"]) == 16
+
+
+@pytest.mark.parametrize("module", ["not_installed.layers:Layer", "", ":x"])
+def test_a_component_that_is_not_installed_here_has_no_digest(module):
+    assert source_digests({"layer.other": module}) == {"layer.other": "unknown"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,13 +66,13 @@ class Run:
     def unmade(self, task: Task) -> None:
         shutil.rmtree(self.artifact(task))
 
-    def digests(self) -> dict[str, str]:
-        """Every file of every artifact and of the report to its sha256, less those that tell the time."""
+    def digests(self, but: Collection[str] = ()) -> dict[str, str]:
+        """Every file of every artifact and of the report to its sha256, less those that tell the time, and `but`."""
         return {
             path.relative_to(self.folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for task in self.tasks
             for path in sorted(self.artifact(task).rglob("*"))
-            if path.is_file() and path.name not in ("manifest.json", "times.csv") and not path.name.startswith(".")
+            if path.is_file() and path.name not in ("manifest.json", "times.csv", *but) and path.name[0] != "."
         }
 
     def is_sound(self, task: Task, digests: Mapping[str, str]) -> bool:
