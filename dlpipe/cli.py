@@ -6,6 +6,7 @@ verify; 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -31,6 +32,13 @@ COMMANDS = {
     "schema": ("inspecting", "The JSON schema of experiment files."),
 }
 """Name to its module in `dlpipe.commands` and its help. A command is imported when called: `--help` stays quick."""
+
+_SPACE = "free some space and run the same command again"
+ADVICE = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EROFS: "make it writable, or name other folders with --data and --results",
+}
 
 OK, FAILED, USAGE, NOT_REPRODUCED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -106,7 +114,11 @@ def run(command: Callable[..., Any], arguments: list[str] | None = None) -> int:
     except SpecError as error:
         click.echo(str(error), err=True)
         return USAGE
-    except (StepError, OSError) as error:
+    except StepError as error:
         click.echo(f"dlpipe: {error}", err=True)
         return getattr(error, "exit_code", FAILED)
+    except OSError as error:
+        advice = ADVICE.get(error.errno or 0)
+        click.echo(f"dlpipe: {error}{f'; {advice}' if advice else ''}", err=True)
+        return FAILED
     return result if isinstance(result, int) else OK

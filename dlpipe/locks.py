@@ -36,8 +36,8 @@ class Lock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps(self.owner).encode()
         temporary = self.path.with_name(f".{self.path.name}.{self.owner['host']}.{os.getpid()}")
-        temporary.write_bytes(content)
         try:
+            temporary.write_bytes(content)
             for _ in range(10):
                 try:
                     os.link(temporary, self.path)  # atomic, on network file systems too, and never without content

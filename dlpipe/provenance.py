@@ -25,7 +25,10 @@ def source_digests(implementations: Mapping[str, str]) -> dict[str, str]:
 
 @lru_cache
 def _module_digest(module: str) -> str:
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # of a package that is not installed here
+        return "unknown"
     if spec is None or spec.origin is None:
         return "unknown"
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16]

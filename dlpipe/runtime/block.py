@@ -55,7 +55,8 @@ class Block:
         self.seconds[str(job.seed)] = round(outcome.seconds if seconds is None else seconds, 3)
 
     def write(self, **extra: Any) -> None:
-        save_file(self.weights, self.draft.folder / "weights.safetensors")
+        with self.draft.tensors("weights.safetensors") as path:
+            save_file(self.weights, path)
         history.write(self.draft.folder / "history.csv", self.rows)
         self.draft.extra.update(seconds=self.seconds, **extra)
 

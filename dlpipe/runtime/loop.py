@@ -257,11 +257,11 @@ class _Loop:
             return
         self._look()
         self.state.seconds = time.monotonic() - started
-        self.checkpoints.save(self.job.unit, self._snapshot())
+        saved = self.checkpoints.save(self.job.unit, self._snapshot())
         if reason is not None:
             raise Interrupted(
-                f"{self.job}: stopped by {reason} at step {self.state.step} of {self.total}, state saved; "
-                "run the same command again to go on",
+                f"{self.job}: stopped by {reason} at step {self.state.step} of {self.total}, "
+                f"state {'saved' if saved else 'not saved'}; run the same command again to go on",
                 reason,
             )
 

@@ -8,6 +8,7 @@ are there, so that the next attempt goes on where this one stopped.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import shutil
@@ -25,6 +26,8 @@ from dlpipe.datasets.sources import DataError, Dataset, RequestError, Source, da
 from dlpipe.progress import say, track
 
 PARTIAL = ".partial"
+OUR_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Errors that no other place would mend."""
 BEAT_EVERY = 30.0
 """Seconds between two signs of life on the artifact's lock."""
 
@@ -113,6 +116,8 @@ class Fetcher:
                 self.origins.setdefault(source.name, place)
                 return
             except (DataError, OSError) as error:
+                if isinstance(error, OSError) and error.errno in OUR_DISK:
+                    raise
                 failures.append(f"  {place}: {error}")
                 say(f"{place}: {error}")
                 (self.folder / source.name).unlink(missing_ok=True)

@@ -14,7 +14,16 @@ from typing import Any
 from dlpipe.artifacts import Stage, Store
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["dlpipe.stages.pretrain", "dlpipe.stages.finetune", "dlpipe.stages.evaluate"])
+CONTEXT.set_forkserver_preload(
+    [
+        *(
+            f"dlpipe.stages.{stage}"
+            for stage in ("fetch", "prepare", "pretrain", "finetune", "evaluate", "plot", "report")
+        ),
+        *("dlpipe.cli", "dlpipe.commands.stages", "dlpipe.commands.planning", "dlpipe.commands.inspecting"),
+        *("dlpipe.figures.canvas", "dlpipe.report.page", "sklearn.datasets"),
+    ]
+)
 
 
 @dataclass(frozen=True)
