@@ -10,8 +10,10 @@ from typing import Any
 
 import click
 
-from dlpipe.artifacts import Store
+from dlpipe.artifacts import Stage, Store
 from dlpipe.commands.options import WHAT, examples, experiment_options, load_plan, stages_to_make
+from dlpipe.locks import LockedError, wait_until_free
+from dlpipe.progress import say
 
 
 def _make(
@@ -30,8 +32,22 @@ def _make(
         if deadline is not None:
             options["deadline"] = max(0.0, deadline - time.monotonic())  # for all the stages, not for each
         if not store.is_done(rule, stage.id):  # asked here, so that a stage that stands costs no import of torch
-            importlib.import_module(f"dlpipe.stages.{rule}").run(stage, store, **options)
+            _make_once_free(stage, store, deadline, **options)
         click.echo(store.folder(rule, stage.id))
+
+
+def _make_once_free(stage: Stage, store: Store, until: float | None, **options: Any) -> None:
+    """Makes the stage, unless a live process is at it: an orphan of a job that was put back into the queue, or another
+    driver's job. Its artifact serves as well; if it dies, this process goes on from its checkpoint."""
+    lock = store.lock_file(stage.rule, stage.id)
+    while not store.is_done(stage.rule, stage.id):
+        try:
+            importlib.import_module(f"dlpipe.stages.{stage.rule}").run(stage, store, **options)
+        except LockedError as error:
+            if error.path != lock:
+                raise
+            say(f"{error}. Waiting for it")
+            wait_until_free(lock, until)
 
 
 def _stage_command(rule: str, text: str, *lines: str) -> Callable[[Callable[..., Any]], click.Command]:
