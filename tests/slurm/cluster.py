@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,7 +112,7 @@ class Cluster:
 
     def start(self) -> None:
         """Raises ClusterError when a daemon does not come up."""
-        self.folder.chmod(0o755)  # munge and mysql have users of their own
+        self.folder.chmod(0o755)
         for name in ("state", "spool"):
             (self.folder / name).mkdir()
         self._configure()
@@ -254,13 +255,15 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Cluster]:
-    cluster = Cluster(folder)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
+def running() -> Iterator[Cluster]:
+    """In a folder outside pytest's, which only root may enter: munge and mysql have users of their own."""
+    with tempfile.TemporaryDirectory(prefix="dlpipe-slurm-", ignore_cleanup_errors=True) as folder:
+        cluster = Cluster(Path(folder))
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
 
 
 def _left_behind() -> bool:
