@@ -93,7 +93,8 @@ StageId = Annotated[str, Field(max_length=200), _written_as(r"\w[\w.-]*-[0-9a-f]
 FileName = Annotated[str, Field(max_length=200), _written_as(r"\w[\w.+-]*(/\w[\w.+-]*)*")]
 """No `..`, nothing hidden or absolute, nothing that some file system takes for another name."""
 ExperimentName = Annotated[str, Field(max_length=100), _written_as(r"\w[\w .+-]*")]
-Override = Annotated[str, Field(max_length=1000), _written_as(r"[^\x00-\x1f\x7f-\x9f]*")]
+Line = Annotated[str, Field(max_length=1000), _written_as(r"[^\x00-\x1f\x7f-\x9f]*")]
+"""What may be shown on a terminal."""
 
 
 class _Document(BaseModel):
@@ -110,7 +111,7 @@ class PackedExperiment(_Document):
 
     name: ExperimentName
     scale: Literal["demo", "lab", "paper"]
-    overrides: tuple[Override, ...]
+    overrides: tuple[Line, ...]
 
 
 class PackedArtifact(_Document):
@@ -159,23 +160,23 @@ class _Manifest(_Facts):
         hints: Hints
 
     class Times(_Facts):
-        started: str
+        started: Line
         seconds: float
         cpu_seconds: float
 
     class Environment(_Facts):
-        commit: str
+        commit: Line
         dirty: bool
-        python: str
-        versions: dict[str, str]
-        host: str
-        processor: str
+        python: Line
+        versions: dict[Line, Line]
+        host: Line
+        processor: Line
 
     stage: Stage
     extra: dict[str, Any]
     facts: dict[str, Any]
     times: Times
-    sources: dict[str, str]
+    sources: dict[Line, Line]
     environment: Environment
 
 
@@ -265,6 +266,8 @@ def pack(
     damaged: list[str] = []
     index = _make_index(experiments, stages, contents, store, damaged)
     content = index.to_json()
+    if len(content) > MOST_JSON:
+        raise PackError("this is too much for one pack: its index is too long; pack fewer experiments at a time")
     files = [
         (store.folder(artifact.rule, artifact.id) / name, file)
         for artifact in index.artifacts
@@ -374,7 +377,12 @@ def unpack(path: Path, store: Store) -> Unpacked:
             with track(f"unpack {path.name}", index.total, "bytes") as update:
                 return Unpacked(index, _unpack_all(file, index, members[1:], store, _counting(update)))
         except PackError as error:
-            raise PackError(f"{path} is refused: {error}") from error
+            raise PackError(f"{path} is refused: {_shown(str(error))}") from error
+
+
+def _shown(text: str) -> str:
+    """A line for a terminal, whatever a pack has written into it."""
+    return "".join(character if character.isprintable() else "?" for character in text[:1000])
 
 
 def _read_index(file: IO[bytes]) -> tuple[Index, list[Member]]:
