@@ -403,10 +403,9 @@ def _read_index(file: IO[bytes]) -> tuple[Index, list[Member]]:
 
 def _check_layout(file: IO[bytes], members: Sequence[Member]) -> None:
     """Raises PackError where anything but the announced members stands between their contents."""
-    size = os.fstat(file.fileno()).st_size
     for member in members:
         begin = member.start - len(member.before)
-        found = _bytes_at(file, begin, len(member.before)) if begin < size else b""
+        found = _bytes_at(file, begin, len(member.before))
         if found != member.before:
             announced = f"{member.name} ({member.size:,} bytes)"
             raise PackError(
@@ -415,14 +414,15 @@ def _check_layout(file: IO[bytes], members: Sequence[Member]) -> None:
             )
     last = members[-1]
     tail = last.padding + END
-    found = _bytes_at(file, last.end, len(tail)) if last.end < size else b""
+    found = _bytes_at(file, last.end, len(tail))
     if found != tail:
         raise PackError(
             f"where the mark of its end should stand, after {last.name}, there is "
             + _described(found[len(last.padding) :])
         )
-    if last.end + len(tail) != size:
-        raise PackError(f"it goes on after its end, for {size - last.end - len(tail):,} bytes")
+    surplus = os.fstat(file.fileno()).st_size - last.end - len(tail)
+    if surplus:
+        raise PackError(f"it goes on after its end, for {surplus:,} bytes")
 
 
 def _bytes_at(file: IO[bytes], place: int, count: int) -> bytes:
