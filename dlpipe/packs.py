@@ -146,38 +146,33 @@ class Index(_Document):
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True).encode() + b"\n"
 
 
-class _Facts(BaseModel):
+class _Shown(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class _Manifest(_Facts):
-    """What the commands take for granted in a manifest whose seal holds."""
+class _Manifest(_Shown):
+    """What of a manifest is printed or looked up, beyond the form that `read_manifest` asks for."""
 
-    class Stage(_Facts):
-        class Hints(_Facts):
-            implementations: dict[str, str] = {}
+    class Stage(_Shown):
+        class Hints(_Shown):
+            implementations: dict[Line, Line] = {}
 
         hints: Hints
 
-    class Times(_Facts):
-        started: Line
-        seconds: float
-        cpu_seconds: float
-
-    class Environment(_Facts):
+    class Environment(_Shown):
         commit: Line
-        dirty: bool
         python: Line
         versions: dict[Line, Line]
         host: Line
         processor: Line
 
+    class Times(_Shown):
+        started: Line
+
     stage: Stage
-    extra: dict[str, Any]
-    facts: dict[str, Any]
-    times: Times
     sources: dict[Line, Line]
     environment: Environment
+    times: Times
 
 
 def _first(error: ValidationError) -> str:
