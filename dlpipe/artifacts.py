@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from dlpipe.errors import StepError
 from dlpipe.locks import Lock
@@ -67,13 +67,14 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[IO[bytes]]:
     """The file is complete or absent, after a power cut too: written beside the target, fsynced, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -82,6 +83,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes the whole of a file by `open_atomically`."""
+    with open_atomically(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 @dataclass(frozen=True)
@@ -270,25 +277,48 @@ class Store:
 
         `facts` (threads, device …) go into the manifest. Raises LockedError when a live process makes the same one.
         """
-        folder = self.folder(stage.rule, stage.id)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         started = time.gmtime()
         wall, cpu = time.monotonic(), time.process_time()  # the other clock may be set
-        with Lock(self.lock_file(stage.rule, stage.id)) as lock:
-            for orphan in folder.parent.glob(f".making-{stage.id}-*"):
+        with self._put_in_place(stage.rule, stage.id) as draft:
+            yield draft
+            times = {
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
+                "seconds": round(time.monotonic() - wall, 3),
+                "cpu_seconds": round(time.process_time() - cpu, 3),
+                "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            }
+            _write_manifest(draft.folder, stage, draft.extra, times, facts)
+        shutil.rmtree(self.checkpoints(stage), ignore_errors=True)
+
+    @contextlib.contextmanager
+    def receive(self, rule: str, stage_id: str, files: Mapping[str, Mapping[str, Any]]) -> Iterator[Draft]:
+        """Takes in an artifact that was made elsewhere: yields a draft folder for its files, manifest included.
+
+        `files` is what the manifest must list; that the bytes are those of the digests is for the caller to see to. A
+        damaged artifact in the same place is set aside. Raises ArtifactError when the manifest is another's.
+        """
+        with self._put_in_place(rule, stage_id) as draft:
+            yield draft
+            manifest = read_manifest(draft.folder, stage_id)
+            if manifest["stage"]["rule"] != rule or manifest["files"] != files:
+                raise ArtifactError(f"the manifest of {stage_id} is that of other files, or of another rule")
+            _check_files(draft.folder, manifest, hashes=False)
+            if self.folder(rule, stage_id).exists():
+                self.set_aside(rule, stage_id)
+        shutil.rmtree(self.checkpoints(Stage.from_json(manifest["stage"])), ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _put_in_place(self, rule: str, stage_id: str) -> Iterator[Draft]:
+        """A folder that becomes the artifact's when the block ends, under the stage's lock; removed if it fails."""
+        folder = self.folder(rule, stage_id)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with Lock(self.lock_file(rule, stage_id)) as lock:
+            for orphan in folder.parent.glob(f".making-{stage_id}-*"):
                 shutil.rmtree(orphan, ignore_errors=True)  # we hold the lock, so its maker is dead
-            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".making-{stage.id}-"))
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".making-{stage_id}-"))
             os.chmod(temporary, 0o755)
             try:
-                draft = Draft(temporary, lock)
-                yield draft
-                times = {
-                    "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
-                    "seconds": round(time.monotonic() - wall, 3),
-                    "cpu_seconds": round(time.process_time() - cpu, 3),
-                    "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-                }
-                _write_manifest(temporary, stage, draft.extra, times, facts)
+                yield Draft(temporary, lock)
                 lock.check()
                 if folder.exists():
                     shutil.rmtree(folder)
@@ -299,7 +329,6 @@ class Store:
                 if isinstance(error, OSError) and error.filename is None:
                     error.filename = str(folder)  # a full disk does not say which
                 raise
-        shutil.rmtree(self.checkpoints(stage), ignore_errors=True)
 
     def artifact_folders(self) -> Iterator[tuple[str, Path]]:
         """Rule and folder of everything that stands where artifacts stand, sound or not."""

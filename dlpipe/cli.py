@@ -26,6 +26,8 @@ COMMANDS = {
     "evaluate": ("stages", "Measure trained networks."),
     "plot": ("stages", "Draw the figures."),
     "report": ("stages", "Write the report from metrics and figures."),
+    "pack": ("moving", "Put artifacts into one file, for another machine."),
+    "unpack": ("moving", "Take the artifacts out of such a file, verified."),
     "check": ("inspecting", "Judge the claims; exit code 3 if one is not reproduced."),
     "show": ("inspecting", "An artifact: what made it, what is in it."),
     "verify": ("inspecting", "Read every byte of the artifacts; exit code 3 if one is damaged."),

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "plan": {"spec", *GROUND},
     "resources": {"spec", *GROUND},
     "changes": {"plan", "spec", *GROUND},
+    "packs": {"artifacts", "errors", "progress"},
     "runtime": {"runtime", "spec", *GROUND, "datasets"},
     "tasks": {"tasks", "models", "layers"},
     "figures": {"figures", "spec", "artifacts", "report"},
