@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dlpipe.artifacts import Store
+from dlpipe.artifacts import Stage, Store
 from dlpipe.commands.options import WHAT, examples, experiment_options, load_plan, stages_to_make
+from dlpipe.errors import StepError
+from dlpipe.runtime import torchrun
 
 
 def _make(
@@ -28,10 +31,33 @@ def _make(
     deadline = time.monotonic() + options["deadline"] if options.get("deadline") else None
     for stage in stages_to_make(rule, what, scale, overrides, root, store):
         if deadline is not None:
-            options["deadline"] = max(0.0, deadline - time.monotonic())  # for all the stages, not for each
-        if not store.is_done(rule, stage.id):  # asked here, so that a stage that stands costs no import of torch
-            importlib.import_module(f"dlpipe.stages.{rule}").run(stage, store, **options)
+            options["deadline"] = max(0.001, deadline - time.monotonic())  # for all the stages, not for each
+        # Asked here, so that a stage that stands costs no import of torch; ranks ask together.
+        if torchrun.is_rank() or not store.is_done(rule, stage.id):
+            _make_one(stage, store, **options)
         click.echo(store.folder(rule, stage.id))
+
+
+def _make_one(stage: Stage, store: Store, *, ranks: int = 1, **options: Any) -> None:
+    """Here, or in several processes, each of which comes here again as a rank."""
+    run = partial(_run, stage, store, **options)
+    if torchrun.is_rank():
+        torchrun.end_with_launcher()
+        try:
+            run()
+        except (StepError, OSError) as error:
+            torchrun.leave_error(error)
+            raise click.exceptions.Exit(1) from error
+    elif ranks > 1:
+        where = {"data": store.data, "results": store.results, **options}
+        words = [str(word) for name, value in where.items() if value is not None for word in (f"--{name}", value)]
+        torchrun.launch(ranks, [stage.rule, stage.id, *words])
+    else:
+        run()
+
+
+def _run(stage: Stage, store: Store, **options: Any) -> None:
+    importlib.import_module(f"dlpipe.stages.{stage.rule}").run(stage, store, **options)
 
 
 def _stage_command(rule: str, text: str, *lines: str) -> Callable[[Callable[..., Any]], click.Command]:
@@ -57,6 +83,13 @@ def _device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return device(threads(function))
 
 
+_ranks_option = click.option(
+    "--ranks",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that share every batch, by torchrun; each takes a GPU where there are GPUs.",
+)
 _deadline_option = click.option(
     "--deadline",
     type=click.FloatRange(0, min_open=True),
@@ -100,6 +133,7 @@ def prepare_command(**options: Any) -> None:
     "dlpipe pretrain depth --deadline 3600",
 )
 @_device_options
+@_ranks_option
 @_deadline_option
 def pretrain_command(**options: Any) -> None:
     _make("pretrain", **options)
@@ -112,6 +146,7 @@ def pretrain_command(**options: Any) -> None:
     "dlpipe finetune baselines -s 'model.units=[50]'",
 )
 @_device_options
+@_ranks_option
 @_deadline_option
 def finetune_command(**options: Any) -> None:
     _make("finetune", **options)
