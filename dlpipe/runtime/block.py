@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dlpipe.artifacts import Draft, Stage, Store
 from dlpipe.locks import Lock
-from dlpipe.runtime import devices, history
+from dlpipe.runtime import devices, history, torchrun
 from dlpipe.runtime.checkpoints import Checkpoints, Snapshot
 from dlpipe.runtime.loop import Job, Outcome, part, train
 from dlpipe.runtime.ranks import Ranks
@@ -97,5 +97,5 @@ def block(
 @contextlib.contextmanager
 def _scratch() -> Iterator[Draft]:
     """The draft of a rank that writes nothing: what lands in it is thrown away."""
-    with tempfile.TemporaryDirectory(prefix="dlpipe-rank-") as folder:
+    with tempfile.TemporaryDirectory(prefix="dlpipe-rank-", dir=torchrun.folder()) as folder:
         yield Draft(Path(folder), Lock(Path(folder) / "lock"))

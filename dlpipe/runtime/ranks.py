@@ -81,7 +81,6 @@ class Ranks:
         _together(dist.all_gather, shares, share)
         return torch.cat(shares)
 
-    @torch.no_grad()
     def average(self, parameters: Iterable[Tensor], scalars: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Replaces every `.grad` by its mean over the ranks, and returns the means of the scalars."""
         if self.world == 1:
@@ -91,8 +90,9 @@ class Ranks:
         _together(dist.all_reduce, flat)
         flat /= self.world
         *means, values = flat.split([*(gradient.numel() for gradient in gradients), len(scalars)])
-        for gradient, mean in zip(gradients, means, strict=True):
-            gradient.copy_(mean.view_as(gradient))
+        with torch.no_grad():
+            for gradient, mean in zip(gradients, means, strict=True):
+                gradient.copy_(mean.view_as(gradient))
         # A copy, since the scalars are kept for a while and would keep the whole of `flat`.
         return dict(zip(scalars, values.clone().unbind(), strict=True))
 

@@ -25,9 +25,11 @@ from dlpipe.runtime.stopping import SIGNALS
 
 LAUNCHER = "DLPIPE_LAUNCHER"
 """Names the process that a rank was started by."""
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Names the file in which torchrun looks for a rank's error."""
 GRACE = 120
 """Seconds that the ranks have to save and to leave after a signal, before they are killed."""
-LINES = 20
+LINES = 100
 """Of the output of a failed rank that left no message, how much is shown."""
 CONSEQUENCES = (signal.SIGTERM, signal.SIGABRT)
 """Signals that end a rank because another one has failed: torchrun's own, and what a lost connection may lead to."""
@@ -59,7 +61,7 @@ def launch(ranks: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    with tempfile.TemporaryDirectory(prefix="dlpipe-ranks-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="dlpipe-ranks-") as folder, _surroundings():
         outputs = {rank: Std.ALL if rank else Std.OUT for rank in range(ranks)}
         config = LaunchConfig(
             min_nodes=1,
@@ -76,7 +78,6 @@ def launch(ranks: int, arguments: Sequence[str]) -> None:
             shutdown_timeout=GRACE,
             logs_specs=DefaultLogsSpecs(log_dir=folder, redirects=outputs),
         )
-        os.environ[LAUNCHER] = str(os.getpid())
         try:
             elastic_launch(config, sys.executable)("-m", "dlpipe", *arguments)
         except ChildFailedError as error:
@@ -86,13 +87,15 @@ def launch(ranks: int, arguments: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps torchrun's log out of ours, and gives back the signal handlers that it leaves behind."""
+def _surroundings() -> Iterator[None]:
+    """Keeps torchrun's log out of ours, says who we are, and gives back the signal handlers that torchrun changes."""
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     logging.disable(logging.CRITICAL)
+    os.environ[LAUNCHER] = str(os.getpid())
     try:
         yield
     finally:
+        del os.environ[LAUNCHER]
         logging.disable(logging.NOTSET)
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -101,9 +104,9 @@ def _quiet() -> Iterator[None]:
 def _failure(folder: Path, failures: Mapping[int, Any]) -> RanksFailed:
     """The cause, not its consequences: an error that a rank left, else a rank's violent end, else its last output."""
     errors = _errors(folder)
-    own = [error for error in errors.values() if not error["consequence"]]
-    if own:
-        return RanksFailed(own[0]["message"], own[0]["errorCode"])
+    for error in errors.values():
+        if not error["consequence"]:
+            return RanksFailed(error["message"], error["errorCode"])
     for rank, failure in sorted(failures.items()):
         if failure.exitcode < 0 and -failure.exitcode not in CONSEQUENCES:
             name = signal.Signals(-failure.exitcode).name
@@ -116,8 +119,8 @@ def _failure(folder: Path, failures: Mapping[int, Any]) -> RanksFailed:
 
 
 def _stopped(folder: Path, number: signal.Signals) -> RanksFailed:
-    """What the ranks say of it, all the same; nothing if they had not begun to train, or had finished."""
-    for error in _errors(folder).values():
+    """What the ranks say of it, which is nothing if they had not begun to train, or had finished."""
+    for error in sorted(_errors(folder).values(), key=lambda error: error["consequence"]):
         return RanksFailed(error["message"], error["errorCode"])
     code = 130 if number == signal.SIGINT else 1
     return RanksFailed(f"stopped by {number.name}; run the same command again to go on", code)
@@ -138,6 +141,11 @@ def _output(folder: Path, rank: int) -> list[str]:
 # In a rank
 
 
+def folder() -> Path | None:
+    """Where a rank may leave what is not kept: the launcher removes it."""
+    return Path(os.environ[ERROR_FILE]).parent if ERROR_FILE in os.environ else None
+
+
 def leave_error(error: Exception) -> None:
     """Leaves a rank's error for the launcher to tell, in the file and the format that torchrun reads."""
     message = {
@@ -146,7 +154,7 @@ def leave_error(error: Exception) -> None:
         "consequence": isinstance(error, PeerLost),
         "extraInfo": {"timestamp": "0"},
     }
-    write_atomically(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), json.dumps({"message": message}))
+    write_atomically(Path(os.environ[ERROR_FILE]), json.dumps({"message": message}))
 
 
 def end_with_launcher() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from itertools import chain
@@ -18,10 +19,10 @@ from dlpipe.layers.rbm import RBM
 from dlpipe.runtime import history
 from dlpipe.runtime.devices import DeviceError
 from dlpipe.runtime.loop import Job, train
-from dlpipe.runtime.ranks import ALONE, Particles, RankError, Ranks
+from dlpipe.runtime.ranks import ALONE, Particles, RankError, Ranks, join
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec
-from tests.stages.attempts import Attempt, Fate, attempt, attempt_together
+from tests.stages.attempts import CONTEXT, Attempt, Fate, Place, attempt, attempt_together, become_rank
 from tests.stages.small import finetune_stage, prepared, pretrain_stage
 
 ADAM = {"kind": "adam", "learning_rate": 0.01}
@@ -156,6 +157,57 @@ def test_unequal_shares_are_refused(fields: dict[str, Any], message: str, store:
     refused = two(stage, store)
     assert [each.exit_code for each in refused] == [1, 1]
     assert all(message in each.error for each in refused)
+
+
+def _meet(place: Place) -> None:
+    """In a process: what comes of everything that ranks do together, where each has something else to say."""
+    become_rank(place)
+    ranks = join()
+    own = float(ranks.rank)
+    parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(3, 2).T)]
+    parameters[0].grad = torch.full((2, 3), own)
+    parameters[1].grad = torch.arange(6.0).reshape(3, 2).T * own
+    scalars = ranks.average(parameters, {"loss": torch.tensor(own), "activity": torch.tensor(3.0)})
+    aligned = [torch.full((2, 2), own), torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T + own]
+    ranks.align(aligned)
+    place.report.write_text(
+        json.dumps(
+            {
+                "gradients": [parameter.grad.tolist() for parameter in parameters if parameter.grad is not None],
+                "scalars": {name: float(value) for name, value in scalars.items()},
+                "aligned": [tensor.tolist() for tensor in aligned],
+                "gathered": ranks.gather(torch.tensor([[own, 0.5], [own, 1.5]])).tolist(),
+                "numbers": ranks.from_first([own + 0.1, 1 / 3]),
+                "done": ranks.decide(ranks.first),
+                "nobody": ranks.agree(None, False),
+                "only the second": ranks.agree("SIGUSR1" if own else None, bool(own)),
+                "both": ranks.agree("deadline" if own else "SIGINT", not own),
+            }
+        )
+    )
+
+
+def test_what_ranks_do_together_gives_each_the_same(store: Store) -> None:
+    store.results.mkdir()
+    places = [Place(rank, 2, store.results / "meeting") for rank in (0, 1)]
+    processes = [CONTEXT.Process(target=_meet, args=(place,)) for place in places]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    first, second = (json.loads(place.report.read_text()) for place in places)
+    assert first == second
+    assert first == {
+        "gradients": [[[0.5] * 3] * 2, [[0.0, 1.0, 2.0], [0.5, 1.5, 2.5]]],
+        "scalars": {"loss": 0.5, "activity": 3.0},
+        "aligned": [[[0.0, 0.0], [0.0, 0.0]], [[1.0, 3.0], [2.0, 4.0]]],
+        "gathered": [[0.0, 0.5], [0.0, 1.5], [1.0, 0.5], [1.0, 1.5]],
+        "numbers": [0.1, 1 / 3],
+        "done": True,
+        "nobody": [None, False],
+        "only the second": ["SIGUSR1", False],
+        "both": ["SIGINT", True],
+    }
 
 
 class Apart(Ranks):

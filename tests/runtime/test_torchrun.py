@@ -43,7 +43,8 @@ def command(store: Store, stage: Stage, *options: str) -> list[str]:
 
 def start(store: Store, stage: Stage, faults: Path | None = None) -> subprocess.Popen[str]:
     path = os.pathsep.join(str(folder) for folder in (faults, ROOT) if folder is not None)
-    environment = {**os.environ, "PYTHONPATH": path}
+    # A launcher that is killed leaves its temporary folder behind.
+    environment = {**os.environ, "PYTHONPATH": path, "TMPDIR": str(store.results.parent)}
     return subprocess.Popen(
         command(store, stage), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )

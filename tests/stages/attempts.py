@@ -91,7 +91,7 @@ def _run(document: dict[str, Any], store: Store, fate: Fate, place: Place) -> No
 
     sys.stderr = place.error.open("w", buffering=1)
     if place.world > 1:
-        _become_rank(place)
+        become_rank(place)
     steps, one_step = 0, loop._Loop._one_step
 
     def counted(self: loop._Loop, *arguments: Any) -> None:
@@ -118,11 +118,11 @@ def _run(document: dict[str, Any], store: Store, fate: Fate, place: Place) -> No
         sys.exit(interrupted.exit_code)
 
 
-def _become_rank(place: Place) -> None:
+def become_rank(place: Place) -> None:
     """What torchrun would have set and what `join` would have done, but over a file."""
     import torch.distributed as dist
 
     os.environ["TORCHELASTIC_RUN_ID"] = "attempt"
     os.environ |= {"RANK": str(place.rank), "WORLD_SIZE": str(place.world), "LOCAL_RANK": str(place.rank)}
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "TORCHELASTIC_ERROR_FILE": str(place.error.with_suffix(".json"))}
     dist.init_process_group("gloo", init_method=f"file://{place.meeting}", rank=place.rank, world_size=place.world)
