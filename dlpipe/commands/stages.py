@@ -12,8 +12,10 @@ import click
 
 from dlpipe.artifacts import Stage, Store
 from dlpipe.commands.options import WHAT, examples, experiment_options, load_plan, stages_to_make
-from dlpipe.locks import LockedError, wait_until_free
+from dlpipe.errors import StepError
+from dlpipe.locks import Lock, LockedError, wait_until_free
 from dlpipe.progress import say
+from dlpipe.runtime import torchrun
 
 
 def _make(
@@ -30,8 +32,11 @@ def _make(
     deadline = time.monotonic() + options["deadline"] if options.get("deadline") else None
     for stage in stages_to_make(rule, what, scale, overrides, root, store):
         if deadline is not None:
-            options["deadline"] = max(0.0, deadline - time.monotonic())  # for all the stages, not for each
-        if not store.is_done(rule, stage.id):  # asked here, so that a stage that stands costs no import of torch
+            options["deadline"] = max(0.001, deadline - time.monotonic())  # for all the stages, not for each
+        # Asked here, so that a stage that stands costs no import of torch; ranks ask together.
+        if torchrun.is_rank():
+            _make_as_rank(stage, store, **options)
+        else:
             _make_once_free(stage, store, deadline, **options)
         click.echo(store.folder(rule, stage.id))
 
@@ -42,12 +47,38 @@ def _make_once_free(stage: Stage, store: Store, until: float | None, **options: 
     lock = store.lock_file(stage.rule, stage.id)
     while not store.is_done(stage.rule, stage.id):
         try:
-            importlib.import_module(f"dlpipe.stages.{stage.rule}").run(stage, store, **options)
+            _make_one(stage, store, **options)
         except LockedError as error:
             if error.path != lock:
                 raise
             say(f"{error}. Waiting for it")
             wait_until_free(lock, until)
+
+
+def _make_one(stage: Stage, store: Store, *, ranks: int = 1, **options: Any) -> None:
+    """Here, or in several processes, each of which comes to `_make_as_rank`."""
+    if ranks == 1:
+        _run(stage, store, **options)
+        return
+    with Lock(store.lock_file(stage.rule, stage.id)):
+        pass  # whether it is free is asked here, where it can be waited for; the first rank then takes it
+    where = {"data": store.data, "results": store.results, **options}
+    words = [str(word) for name, value in where.items() if value is not None for word in (f"--{name}", value)]
+    torchrun.launch(ranks, [stage.rule, stage.id, *words])
+
+
+def _make_as_rank(stage: Stage, store: Store, *, ranks: int = 1, **options: Any) -> None:
+    """`ranks` is what torchrun says. An error goes to the launcher, which tells it once."""
+    torchrun.end_with_launcher()
+    try:
+        _run(stage, store, **options)
+    except (StepError, OSError) as error:
+        torchrun.leave_error(error)
+        raise click.exceptions.Exit(1) from error
+
+
+def _run(stage: Stage, store: Store, **options: Any) -> None:
+    importlib.import_module(f"dlpipe.stages.{stage.rule}").run(stage, store, **options)
 
 
 def _stage_command(rule: str, text: str, *lines: str) -> Callable[[Callable[..., Any]], click.Command]:
@@ -73,6 +104,13 @@ def _device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return device(threads(function))
 
 
+_ranks_option = click.option(
+    "--ranks",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that share every batch, by torchrun; each takes a GPU where there are GPUs.",
+)
 _deadline_option = click.option(
     "--deadline",
     type=click.FloatRange(0, min_open=True),
@@ -116,6 +154,7 @@ def prepare_command(**options: Any) -> None:
     "dlpipe pretrain depth --deadline 3600",
 )
 @_device_options
+@_ranks_option
 @_deadline_option
 def pretrain_command(**options: Any) -> None:
     _make("pretrain", **options)
@@ -128,6 +167,7 @@ def pretrain_command(**options: Any) -> None:
     "dlpipe finetune baselines -s 'model.units=[50]'",
 )
 @_device_options
+@_ranks_option
 @_deadline_option
 def finetune_command(**options: Any) -> None:
     _make("finetune", **options)

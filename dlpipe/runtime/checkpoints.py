@@ -1,8 +1,8 @@
 """Resume state: one file a unit of work (a seed, or a restart of a seed), plain tensors and JSON, never a pickle.
 
 A file is written beside its target, fsynced and renamed, so it is complete or absent. It belongs to one stage, device,
-number of threads and version of torch; another one's file is refused, because going on from it would not end in the
-bytes of an undisturbed run.
+number of threads and of ranks, and version of torch; another one's file is refused, because going on from it would not
+end in the bytes of an undisturbed run.
 """
 
 from __future__ import annotations
