@@ -172,8 +172,14 @@ class Store:
         self.results = Path(results)
 
     def folder(self, rule: str, stage_id: str) -> Path:
-        root, sub = FOLDERS[rule]
-        return (self.data if root == "data" else self.results) / sub / stage_id
+        return self._root(rule) / FOLDERS[rule][1] / stage_id
+
+    def lock_file(self, rule: str, stage_id: str) -> Path:
+        """Beside the artifact: two stores may share their data and not their results."""
+        return self._root(rule) / ".locks" / f"{stage_id}.json"
+
+    def _root(self, rule: str) -> Path:
+        return self.data if FOLDERS[rule][0] == "data" else self.results
 
     def checkpoints(self, stage: Stage) -> Path:
         """Resume state lives apart from the outputs, which Snakemake deletes when a job fails."""
@@ -182,14 +188,24 @@ class Store:
     def stage_file(self, stage_id: str) -> Path:
         return self.results / "stages" / f"{stage_id}.json"
 
+    @property
+    def last_plan(self) -> Path:
+        """What Snakemake was last asked for: its config, and the ids of the plan's stages, inputs first."""
+        return self.results / "stages" / "last-plan.json"
+
     def is_done(self, rule: str, stage_id: str) -> bool:
         """Whether the artifact stands, by its manifest and the sizes of its files; `read` looks at every byte."""
+        return self.standing(rule, stage_id) is not None
+
+    def standing(self, rule: str, stage_id: str) -> dict[str, Any] | None:
+        """The manifest of an artifact that stands, as in `is_done`; None when it does not."""
+        folder = self.folder(rule, stage_id)
         try:
-            manifest = read_manifest(self.folder(rule, stage_id), stage_id)
-            _check_files(self.folder(rule, stage_id), manifest, hashes=False)
+            manifest = read_manifest(folder, stage_id)
+            _check_files(folder, manifest, hashes=False)
         except ArtifactError:
-            return False
-        return True
+            return None
+        return manifest
 
     def read(self, rule: str, stage_id: str) -> Artifact:
         """The verified artifact. Raises ArtifactError, naming the file, when it is missing or any byte has changed."""
@@ -226,7 +242,7 @@ class Store:
         folder = self.folder(stage.rule, stage.id)
         folder.parent.mkdir(parents=True, exist_ok=True)
         started, cpu_started = time.time(), time.process_time()
-        with Lock(self.results / ".locks" / f"{stage.id}.json") as lock:
+        with Lock(self.lock_file(stage.rule, stage.id)) as lock:
             for orphan in folder.parent.glob(f".making-{stage.id}-*"):
                 shutil.rmtree(orphan, ignore_errors=True)  # we hold the lock, so its maker is dead
             temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".making-{stage.id}-"))

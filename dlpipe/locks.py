@@ -10,13 +10,21 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlpipe.errors import StepError
 
 
 class LockedError(StepError):
     """Another live process is making the same artifact."""
+
+
+class Holder(NamedTuple):
+    owner: dict[str, Any]
+    """host, pid, the process's start, and slurm_job where it runs in one."""
+    lives: bool
+    silent: float
+    """Seconds since it took the lock or last showed itself."""
 
 
 class Lock:
@@ -31,6 +39,8 @@ class Lock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": _process_start(os.getpid())}
+        if "SLURM_JOB_ID" in os.environ:
+            self.owner["slurm_job"] = os.environ["SLURM_JOB_ID"]
 
     def __enter__(self) -> Lock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,11 +71,22 @@ class Lock:
         if self._read() != self.owner:
             raise LockedError(f"{self.path} was taken over by {self._read()}; this process stops without writing")
 
+    def holder(self) -> Holder | None:
+        """Who holds the lock, and whether they live, as far as one can tell from here. Changes nothing."""
+        owner = self._read()
+        with contextlib.suppress(FileNotFoundError):
+            silent = time.time() - self.path.stat().st_mtime
+            return None if owner is None else Holder(owner, self._lives(owner), silent)
+        return None
+
     def _read(self) -> dict[str, Any] | None:
+        """The owner's document; None when there is none, or none that a lock would have written."""
         try:
-            return json.loads(self.path.read_bytes())
-        except (OSError, ValueError):
+            owner = json.loads(self.path.read_bytes())
+        except (OSError, ValueError, RecursionError):
             return None
+        sound = isinstance(owner, dict) and {"host", "started"} <= owner.keys() and isinstance(owner.get("pid"), int)
+        return owner if sound else None
 
     def _clear_if_dead(self) -> None:
         holder = self._read()
@@ -79,8 +100,8 @@ class Lock:
         grave.unlink(missing_ok=True)
 
     def _lives(self, holder: Mapping[str, Any]) -> bool:
-        if holder.get("host") == self.owner["host"]:
-            return holder.get("started") is not None and _process_start(int(holder["pid"])) == holder["started"]
+        if holder["host"] == self.owner["host"]:
+            return holder["started"] is not None and _process_start(holder["pid"]) == holder["started"]
         with contextlib.suppress(FileNotFoundError):
             return time.time() - self.path.stat().st_mtime < self.patience
         return False

@@ -50,7 +50,14 @@ class Workflow:
         except (SpecError, StepError) as error:
             sys.exit(str(error))
         write_stages(self.store, self.plan.stages.values())
+        self._write_plan()
         self._write_report_request()
+
+    def _write_plan(self) -> None:
+        """For `dlpipe status`; a job on a cluster, which plans again, finds it written."""
+        config = {**self.config, "experiments": self.names, "scale": self.scale}
+        document = {"config": config, "stages": list(self.plan.stages)}
+        write_if_changed(self.store.last_plan, json.dumps(document, indent=1, sort_keys=True))
 
     def _plan(self) -> Plan:
         names = [find_experiment(name, self.root) for name in self.names]

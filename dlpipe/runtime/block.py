@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dlpipe.artifacts import Draft, Stage, Store
+from dlpipe.running import Record
 from dlpipe.runtime import devices, history
 from dlpipe.runtime.checkpoints import Checkpoints, Snapshot
 from dlpipe.runtime.loop import Job, Outcome, part, train
@@ -25,21 +26,31 @@ class Block:
     """The artifact of trained seeds in the making: weights.safetensors and history.csv."""
 
     def __init__(
-        self, stage: Stage, draft: Draft, device: torch.device, checkpoints: Checkpoints, stopping: Stopping
+        self,
+        stage: Stage,
+        draft: Draft,
+        device: torch.device,
+        checkpoints: Checkpoints,
+        stopping: Stopping,
+        record: Record,
     ) -> None:
         self.stage, self.draft, self.device = stage, draft, device
-        self.checkpoints, self.stopping = checkpoints, stopping
+        self.checkpoints, self.stopping, self.record = checkpoints, stopping, record
+        self.begun = 0
+        """Jobs, up to the one that is trained."""
         self.weights: dict[str, Tensor] = {}
         self.rows: list[history.Row] = []
         self.seconds: dict[str, float] = {}
 
     def train(self, job: Job, training: TrainingSpec) -> Outcome:
         """Trains one job, or goes on where an earlier process stopped, or takes up what one had finished."""
+        self.begun += 1
         saved = self.checkpoints.load(job.unit)
         if saved is not None and saved.values["finished"]:
             job.module.load_state_dict(part(saved.tensors, "module"))
             return Outcome(**saved.values["outcome"])
-        outcome = train(job, training, checkpoints=self.checkpoints, stopping=self.stopping, saved=saved)
+        leave = self.record.unit(job.unit_in_words, self.begun)
+        outcome = train(job, training, checkpoints=self.checkpoints, stopping=self.stopping, saved=saved, leave=leave)
         values = {"finished": True, "outcome": vars(outcome)}
         module = {f"module/{name}": tensor.clone() for name, tensor in job.module.state_dict().items()}
         self.checkpoints.keep(job.unit, Snapshot(module, values))
@@ -61,8 +72,13 @@ class Block:
 
 
 @contextlib.contextmanager
-def block(stage: Stage, store: Store, *, device: str, threads: int, deadline: float | None) -> Iterator[Block]:
-    """Prepares the device, takes the stage's lock and latches signals; the artifact stands when the context is left."""
+def block(
+    stage: Stage, store: Store, *, device: str, threads: int, deadline: float | None, restarts: int = 1
+) -> Iterator[Block]:
+    """Prepares the device, takes the stage's lock and latches signals; the artifact stands when the context is left.
+
+    `restarts`: jobs a seed.
+    """
     with Stopping(deadline) as stopping:
         chosen = devices.prepare(device, threads)
         name = devices.describe(chosen)
@@ -74,4 +90,5 @@ def block(stage: Stage, store: Store, *, device: str, threads: int, deadline: fl
                 "torch": torch.__version__,
             }
             checkpoints = Checkpoints(store.checkpoints(stage), key, every=CHECKPOINT_EVERY, alive=draft.lock.beat)
-            yield Block(stage, draft, chosen, checkpoints, stopping)
+            with Record(store, stage, draft.lock, units=len(stage.seeds) * restarts) as record:
+                yield Block(stage, draft, chosen, checkpoints, stopping, record)
