@@ -181,6 +181,11 @@ class Store:
     def _root(self, rule: str) -> Path:
         return self.data if FOLDERS[rule][0] == "data" else self.results
 
+    def output(self, stage: Stage) -> Path:
+        """What Snakemake knows the artifact by."""
+        folder = self.folder(stage.rule, stage.id)
+        return folder if stage.rule == "plot" else folder / MANIFEST
+
     def checkpoints(self, stage: Stage) -> Path:
         """Resume state lives apart from the outputs, which Snakemake deletes when a job fails."""
         return self.results / ".checkpoints" / stage.id

@@ -121,7 +121,7 @@ def _bar(what: str, total: int | None) -> Iterator[Told]:
         task = progress.add_task(what, total=total, figures="")
 
         def show(count: Count) -> None:
-            progress.update(task, completed=count.done, figures=in_words(count.figures))
+            progress.update(task, completed=count.done, figures=_in_words(count.figures))
             if LINES.due():
                 LINES.done()
 
@@ -148,11 +148,11 @@ def _line(count: Count) -> str:
     if count.left is not None:
         parts.append(f"{duration(count.left)} left")
     if count.figures:
-        parts.append(in_words(count.figures))
+        parts.append(_in_words(count.figures))
     return ", ".join(parts)
 
 
-def in_words(figures: Mapping[str, float]) -> str:
+def _in_words(figures: Mapping[str, float]) -> str:
     return " ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 

@@ -97,7 +97,7 @@ class Workflow:
     def inputs(self, wildcards: Any) -> list[str]:
         """What a stage reads: the manifests of its inputs."""
         stage = self._stage(wildcards)
-        return [self._output(self.plan.stages[i]) for i in stage.input_ids()]
+        return [str(self.store.output(self.plan.stages[i])) for i in stage.input_ids()]
 
     def resource(self, rule: str, name: str) -> Callable[[Any], int]:
         """A function of the job: what the stage's experiments ask for, else the rule's default."""
@@ -112,10 +112,6 @@ class Workflow:
             return self.plan.stages[wildcards.stage]
         except KeyError:
             sys.exit(f"no stage {wildcards.stage} in the plan of {', '.join(self.names)} at scale {self.scale}")
-
-    def _output(self, stage: Stage) -> str:
-        folder = self.store.folder(stage.rule, stage.id)
-        return str(folder if stage.rule == "plot" else folder / MANIFEST)
 
     @property
     def report(self) -> str:
@@ -139,7 +135,7 @@ class Workflow:
     def report_inputs(self) -> list[str]:
         ids = [e.figures for e in self.plan.experiments]
         ids += [i for e in self.plan.experiments for v in e.variants for i in v.metrics]
-        return [self._output(self.plan.stages[i]) for i in dict.fromkeys(ids)]
+        return [str(self.store.output(self.plan.stages[i])) for i in dict.fromkeys(ids)]
 
     @property
     def report_arguments(self) -> list[str]:
