@@ -226,6 +226,11 @@ class Store:
     def _root(self, rule: str) -> Path:
         return self.data if FOLDERS[rule][0] == "data" else self.results
 
+    def output(self, stage: Stage) -> Path:
+        """What Snakemake knows the artifact by."""
+        folder = self.folder(stage.rule, stage.id)
+        return folder if stage.rule == "plot" else folder / MANIFEST
+
     def checkpoints(self, stage: Stage) -> Path:
         """Resume state lives apart from the outputs, which Snakemake deletes when a job fails."""
         return self.results / ".checkpoints" / stage.id
@@ -233,14 +238,24 @@ class Store:
     def stage_file(self, stage_id: str) -> Path:
         return self.results / "stages" / f"{stage_id}.json"
 
+    @property
+    def last_plan(self) -> Path:
+        """What Snakemake was last asked for: its config, and the ids of the plan's stages, inputs first."""
+        return self.results / "stages" / "last-plan.json"
+
     def is_done(self, rule: str, stage_id: str) -> bool:
         """Whether the artifact stands, by its manifest and the sizes of its files; `read` looks at every byte."""
+        return self.standing(rule, stage_id) is not None
+
+    def standing(self, rule: str, stage_id: str) -> dict[str, Any] | None:
+        """The manifest of an artifact that stands, as in `is_done`; None when it does not."""
+        folder = self.folder(rule, stage_id)
         try:
-            manifest = read_manifest(self.folder(rule, stage_id), stage_id)
-            _check_files(self.folder(rule, stage_id), manifest, hashes=False)
+            manifest = read_manifest(folder, stage_id)
+            _check_files(folder, manifest, hashes=False)
         except ArtifactError:
-            return False
-        return True
+            return None
+        return manifest
 
     def read(self, rule: str, stage_id: str) -> Artifact:
         """The verified artifact. Raises ArtifactError, naming the file, when it is missing or any byte has changed."""

@@ -19,6 +19,7 @@ COMMANDS = {
     "list": ("planning", "The experiments there are."),
     "plan": ("planning", "The stages of experiments: what is shared, done, to run, and why."),
     "why": ("planning", "Why a stage or an experiment would run: the fields that changed."),
+    "status": ("status", "What runs where, how far it is, what failed, and the command that reruns it."),
     "fetch": ("stages", "Download the data sets, verified."),
     "prepare": ("stages", "Split and store the data sets."),
     "pretrain": ("stages", "Train layers greedily, without labels."),

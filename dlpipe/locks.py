@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlpipe.errors import StepError
 
@@ -26,6 +26,14 @@ class LockedError(StepError):
         self.path = path
 
 
+class Holder(NamedTuple):
+    owner: dict[str, Any]
+    """host, pid, the process's start, and slurm_job where it runs in one."""
+    lives: bool
+    silent: float
+    """Seconds since it took the lock or last showed itself."""
+
+
 class Lock:
     """At most one live process makes an artifact. The owner is known by host, process id and the process's start time.
 
@@ -39,6 +47,8 @@ class Lock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": process_start(os.getpid())}
+        if "SLURM_JOB_ID" in os.environ:
+            self.owner["slurm_job"] = os.environ["SLURM_JOB_ID"]
 
     def __enter__(self) -> Lock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +79,14 @@ class Lock:
         if self._read() != self.owner:
             message = f"{self.path} was taken over by {self._read()}; this process stops without writing"
             raise LockedError(message, self.path)
+
+    def holder(self) -> Holder | None:
+        """Who holds the lock, and whether they live, as far as one can tell from here. Changes nothing."""
+        owner = self._read()
+        with contextlib.suppress(FileNotFoundError):
+            silent = time.time() - self.path.stat().st_mtime
+            return None if owner is None else Holder(owner, self._lives(owner, time.time()), silent)
+        return None
 
     def _read(self) -> dict[str, Any] | None:
         return read_owner(self.path)

@@ -62,7 +62,14 @@ class Workflow:
         except (SpecError, StepError) as error:
             sys.exit(str(error))
         write_stages(self.store, self.plan.stages.values())
+        self._write_plan()
         self._write_report_request()
+
+    def _write_plan(self) -> None:
+        """For `dlpipe status`; a job on a cluster, which plans again, finds it written."""
+        config = {**self.config, "experiments": self.names, "scale": self.scale}
+        document = {"config": config, "stages": list(self.plan.stages)}
+        write_if_changed(self.store.last_plan, json.dumps(document, indent=1, sort_keys=True))
 
     def _plan(self) -> Plan:
         names = [find_experiment(name, self.root) for name in self.names]
@@ -115,7 +122,7 @@ class Workflow:
     def inputs(self, wildcards: Any) -> list[str]:
         """What a stage reads: the manifests of its inputs."""
         stage = self._stage(wildcards)
-        return [self._output(self.plan.stages[i]) for i in stage.input_ids()]
+        return [str(self.store.output(self.plan.stages[i])) for i in stage.input_ids()]
 
     def resource(self, name: str) -> Callable[..., int]:
         """A function of the job and the attempt; see `dlpipe.resources`."""
@@ -149,10 +156,6 @@ class Workflow:
         except KeyError:
             sys.exit(f"no stage {wildcards.stage} in the plan of {', '.join(self.names)} at scale {self.scale}")
 
-    def _output(self, stage: Stage) -> str:
-        folder = self.store.folder(stage.rule, stage.id)
-        return str(folder if stage.rule == "plot" else folder / MANIFEST)
-
     @property
     def report(self) -> str:
         """The HTML file: one a scale, of whichever experiments were configured last."""
@@ -175,7 +178,7 @@ class Workflow:
     def report_inputs(self) -> list[str]:
         ids = [e.figures for e in self.plan.experiments]
         ids += [i for e in self.plan.experiments for v in e.variants for i in v.metrics]
-        return [self._output(self.plan.stages[i]) for i in dict.fromkeys(ids)]
+        return [str(self.store.output(self.plan.stages[i])) for i in dict.fromkeys(ids)]
 
     @property
     def report_arguments(self) -> list[str]:

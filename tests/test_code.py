@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "dlpipe").rglob("*.py"))
-GROUND = ("artifacts", "errors", "locks", "provenance", "progress")
+GROUND = ("artifacts", "errors", "locks", "provenance", "progress", "running")
 MAY_IMPORT = {
     "spec": {"spec"},
     "errors": set(),
@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "provenance": set(),
     "artifacts": {"errors", "locks", "provenance"},
     "progress": set(),
+    "running": {"artifacts", "locks", "progress"},
+    "status": {"changes", "running", "artifacts", "errors", "locks"},
     "models": set(),
     "layers": set(),
     "datasets": {"datasets", "spec", *GROUND},

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dlpipe.artifacts import Draft, Stage, Store
 from dlpipe.locks import Lock
+from dlpipe.running import Record
 from dlpipe.runtime import devices, history, torchrun
 from dlpipe.runtime.checkpoints import Checkpoints, Snapshot
 from dlpipe.runtime.loop import Job, Outcome, part, train
@@ -39,21 +40,26 @@ class Block:
         device: torch.device,
         checkpoints: Checkpoints,
         stopping: Stopping,
+        record: Record | None,
     ) -> None:
         self.stage, self.draft, self.ranks, self.device = stage, draft, ranks, device
-        self.checkpoints, self.stopping = checkpoints, stopping
+        self.checkpoints, self.stopping, self.record = checkpoints, stopping, record
+        self.begun = 0
+        """Jobs, up to the one that is trained."""
         self.weights: dict[str, Tensor] = {}
         self.rows: list[history.Row] = []
         self.seconds: dict[str, float] = {}
 
     def train(self, job: Job, training: TrainingSpec) -> Outcome:
         """Trains one job, or goes on where an earlier process stopped, or takes up what one had finished."""
+        self.begun += 1
         saved = self.checkpoints.load(job.unit)
         if saved is not None and saved.values["finished"]:
             job.module.load_state_dict(part(saved.tensors, "module"))
             return Outcome(**saved.values["outcome"])
+        told = {} if self.record is None else {"leave": self.record.unit(job.unit_in_words, self.begun)}
         outcome = train(
-            job, training, checkpoints=self.checkpoints, stopping=self.stopping, saved=saved, ranks=self.ranks
+            job, training, checkpoints=self.checkpoints, stopping=self.stopping, saved=saved, ranks=self.ranks, **told
         )
         values = {"finished": True, "outcome": vars(outcome)}
         module = {f"module/{name}": tensor.clone() for name, tensor in job.module.state_dict().items()}
@@ -81,17 +87,31 @@ class Block:
 
 @contextlib.contextmanager
 def block(
-    stage: Stage, store: Store, ranks: Ranks, *, device: str, threads: int, deadline: float | None
+    stage: Stage,
+    store: Store,
+    ranks: Ranks,
+    *,
+    device: str,
+    threads: int,
+    deadline: float | None,
+    restarts: int = 1,
 ) -> Iterator[Block]:
-    """Prepares the device, takes the stage's lock and latches signals; the artifact stands when the context is left."""
+    """Prepares the device, takes the stage's lock and latches signals; the artifact stands when the context is left.
+
+    `restarts`: jobs a seed.
+    """
     with Stopping(deadline) as stopping:
         chosen = devices.prepare(ranks.device(device), threads)
         name = devices.describe(chosen)
         facts = {"threads": threads, "device": name, "ranks": ranks.world}
-        with store.make(stage, **facts) if ranks.first else _scratch() as draft:
-            key: Mapping[str, Any] = {"stage": stage.id, "torch": torch.__version__, **facts}
+        key: Mapping[str, Any] = {"stage": stage.id, "torch": torch.__version__, **facts}
+        with contextlib.ExitStack() as stack:
+            draft = stack.enter_context(store.make(stage, **facts) if ranks.first else _scratch())
+            record = None
+            if ranks.first:
+                record = stack.enter_context(Record(store, stage, draft.lock, units=len(stage.seeds) * restarts))
             checkpoints = Checkpoints(store.checkpoints(stage), key, every=CHECKPOINT_EVERY, alive=draft.lock.beat)
-            yield Block(stage, draft, ranks, chosen, checkpoints, stopping)
+            yield Block(stage, draft, ranks, chosen, checkpoints, stopping, record)
         ranks.barrier()
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dlpipe.errors import StepError
-from dlpipe.progress import track
+from dlpipe.progress import Told, track
 from dlpipe.runtime.checkpoints import Checkpoints, Snapshot
 from dlpipe.runtime.history import lower_is_better
 from dlpipe.runtime.optimizers import Optimizer
@@ -36,7 +36,8 @@ whatever was there before: a layer writes over it, a task starts from none (`fro
 Validate = Callable[[], Mapping[str, float]]
 
 LOOK_EVERY = 100
-"""Steps between two transfers of the steps' scalars from the device, at which NaN is noticed."""
+"""Steps between two transfers of the steps' scalars from the device, at which NaN is noticed; fewer when they are slow.
+When it is looked changes no sum: `_look` adds the steps one by one."""
 PLATEAU_METRICS = ("valid_loss", "valid_reconstruction_error", "train_loss", "train_reconstruction_error")
 """What a schedule that follows the validation loss looks at: the first of these that the history has."""
 
@@ -65,9 +66,12 @@ class Job:
         """Name of its checkpoint."""
         return f"seed{self.seed}-restart{self.restart}"
 
+    @property
+    def unit_in_words(self) -> str:
+        return f"seed {self.seed}" + (f" restart {self.restart}" if self.restart else "")
+
     def __str__(self) -> str:
-        restart = f" restart {self.restart}" if self.restart else ""
-        return f"{self.stage} seed {self.seed}{restart}"
+        return f"{self.stage} {self.unit_in_words}"
 
 
 @dataclass
@@ -103,9 +107,13 @@ def train(
     stopping: Stopping | None = None,
     saved: Snapshot | None = None,
     ranks: Ranks = ALONE,
+    leave: Told = lambda count: None,
 ) -> Outcome:
-    """Trains `job.module` to its end, from `saved` if given. Raises Interrupted (state saved) and TrainingError."""
-    return _Loop(job, training, checkpoints, stopping or Stopping(), saved, ranks).run()
+    """Trains `job.module` to its end, from `saved` if given. Raises Interrupted (state saved) and TrainingError.
+
+    `leave` is told the progress, at least every few seconds.
+    """
+    return _Loop(job, training, checkpoints, stopping or Stopping(), saved, ranks, leave).run()
 
 
 class _Loop:
@@ -117,8 +125,10 @@ class _Loop:
         stopping: Stopping,
         saved: Snapshot | None,
         ranks: Ranks,
+        leave: Told,
     ) -> None:
         self.job, self.training, self.checkpoints, self.stopping = job, training, checkpoints, stopping
+        self.leave = leave
         self.ranks, self.particles = ranks, Particles(job.module, ranks)
         self.examples, self.batch_size = ranks.most(len(job.data[0])), ranks.even("batch_size", training.batch_size)
         self.device = job.data[0].device
@@ -148,7 +158,8 @@ class _Loop:
 
     def run(self) -> Outcome:
         state, started = self.state, time.monotonic() - self.state.seconds
-        with track(str(self.job), self.total) as progress:
+        with track(str(self.job), self.total, per_epoch=self.steps_per_epoch, leave=self.leave) as progress:
+            progress(state.step)
             batches: tuple[Tensor, ...] = ()
             while state.step < self.total and not state.stopped:
                 self._stop_or_save(started)
@@ -156,7 +167,7 @@ class _Loop:
                 if not batches or position == 0:
                     batches = self._order(epoch)
                 self._one_step(batches[position])
-                if state.step % LOOK_EVERY == 0:
+                if state.step % LOOK_EVERY == 0 or progress.due():
                     progress(state.step, **self._look())
                 if state.step % self.validate_every == 0 or state.step == self.total:
                     self._validation()

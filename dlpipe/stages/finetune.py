@@ -50,14 +50,15 @@ def run(
     )
     position = 1 if start.model is None else int(start.model.extra["position"]) + 1
     select = stage.spec["phase"]["select"]
-    with block(stage, store, ranks, device=device, threads=threads, deadline=deadline) as work:
+    restarts = select["best_of"] if select else 1
+    with block(stage, store, ranks, device=device, threads=threads, deadline=deadline, restarts=restarts) as work:
         train = read_split(data, "train", work.device).first(stage.spec["labelled"])
         valid = read_split(data, "valid", work.device)
         training = TrainingSpec.model_validate(stage.spec["phase"]["training"])
         record: list[tuple[Any, ...]] = []
         for seed in stage.seeds:
             tries = []
-            for restart in range(select["best_of"] if select else 1):
+            for restart in range(restarts):
                 job = _job(work, start, train, valid, f"finetune/{position}", seed, restart)
                 outcome = work.train(job, training)
                 tries.append(Try(job, outcome, _value(job, outcome, select["by"]) if select else 0.0))
