@@ -18,7 +18,18 @@ from dlpipe.plan import EXPERIMENTS, Plan, make_plan
 from dlpipe.spec.problems import SpecError
 from dlpipe.spec.variants import find_experiment, load
 
-CONFIG_KEYS = ("experiments", "scale", "set", "data", "results", "experiments_folder", "mirrors", "offline", "device")
+CONFIG_KEYS = (
+    "experiments",
+    "scale",
+    "set",
+    "data",
+    "results",
+    "experiments_folder",
+    "mirrors",
+    "offline",
+    "device",
+    "jobs_per_gpu",
+)
 DEFAULT_RESOURCES = {
     "fetch": {"mem_mb": 500, "runtime": 60},
     "prepare": {"mem_mb": 2000, "runtime": 20},
@@ -63,7 +74,9 @@ class Workflow:
 
     @property
     def device(self) -> list[str]:
-        return ["--device", str(self.config.get("device", "auto"))]
+        jobs = self.config.get("jobs_per_gpu")
+        sharing = [] if jobs is None else ["--jobs-per-gpu", str(jobs)]
+        return ["--device", str(self.config.get("device", "auto")), *sharing]
 
     @property
     def sources(self) -> list[str]:

@@ -12,6 +12,7 @@ import click
 
 from dlpipe.artifacts import Store
 from dlpipe.commands.options import WHAT, examples, experiment_options, load_plan, stages_to_make
+from dlpipe.gpus import Share
 
 
 def _make(
@@ -26,12 +27,27 @@ def _make(
 ) -> None:
     store = Store(data, results)
     deadline = time.monotonic() + options["deadline"] if options.get("deadline") else None
-    for stage in stages_to_make(rule, what, scale, overrides, root, store):
-        if deadline is not None:
-            options["deadline"] = max(0.0, deadline - time.monotonic())  # for all the stages, not for each
-        if not store.is_done(rule, stage.id):  # asked here, so that a stage that stands costs no import of torch
-            importlib.import_module(f"dlpipe.stages.{rule}").run(stage, store, **options)
-        click.echo(store.folder(rule, stage.id))
+    with Share(options.get("device", "cpu"), jobs_per_gpu=options.pop("jobs_per_gpu", 1)) as gpus:
+        for stage in stages_to_make(rule, what, scale, overrides, root, store):
+            # Asked here, so that a stage that stands costs no GPU and no import of torch.
+            if not store.is_done(rule, stage.id):
+                if "device" in options:
+                    options["device"] = _device(gpus, f"{rule} {stage.id}", deadline)
+                if deadline is not None:
+                    options["deadline"] = max(0.0, deadline - time.monotonic())  # for all the stages, not for each
+                importlib.import_module(f"dlpipe.stages.{rule}").run(stage, store, **options)
+            click.echo(store.folder(rule, stage.id))
+
+
+def _device(gpus: Share, what: str, deadline: float | None) -> str:
+    """Takes a GPU if one is to be used, before torch is there; what torch is told. Gives back what torch cannot use."""
+    device = gpus.device(what, deadline)
+    if device == "auto" and gpus.devices:
+        import torch
+
+        if not torch.cuda.is_available():
+            return gpus.give_back()
+    return device
 
 
 def _stage_command(rule: str, text: str, *lines: str) -> Callable[[Callable[..., Any]], click.Command]:
@@ -54,7 +70,15 @@ def _device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     device = click.option(
         "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N."
     )
-    return device(threads(function))
+    jobs_per_gpu = click.option(
+        "--jobs-per-gpu",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        envvar="DLPIPE_JOBS_PER_GPU",
+        help="Jobs that may share a GPU; the others wait.",
+    )
+    return device(jobs_per_gpu(threads(function)))
 
 
 _deadline_option = click.option(

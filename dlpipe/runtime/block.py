@@ -66,7 +66,7 @@ def block(stage: Stage, store: Store, *, device: str, threads: int, deadline: fl
     with Stopping(deadline) as stopping:
         chosen = devices.prepare(device, threads)
         name = devices.describe(chosen)
-        with store.make(stage, threads=threads, device=name) as draft:
+        with store.make(stage, threads=threads, device=name, gpus=devices.gpus(chosen)) as draft:
             key: Mapping[str, Any] = {
                 "stage": stage.id,
                 "device": name,
