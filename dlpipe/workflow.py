@@ -15,7 +15,7 @@ from typing import Any
 from dlpipe.artifacts import MANIFEST, Stage, Store, write_if_changed, write_stages
 from dlpipe.errors import StepError
 from dlpipe.plan import EXPERIMENTS, Plan, make_plan
-from dlpipe.resources import CAPS, Size, ask, size_of, threads
+from dlpipe.resources import CAPS, Size, ask, size_of
 from dlpipe.spec.problems import SpecError
 from dlpipe.spec.variants import find_experiment, load
 
@@ -29,6 +29,7 @@ CONFIG_KEYS = (
     "mirrors",
     "offline",
     "device",
+    "jobs_per_gpu",
     "gpu_model",
     "max_mem_mb",
     "max_runtime",
@@ -86,8 +87,15 @@ class Workflow:
 
     def device(self, wildcards: Any) -> list[str]:
         """What a stage computes on; one that asks for no GPU leaves those of the machine to others."""
-        device = self._device if self.resource("gpu")(wildcards, attempt=1) else "cpu"
-        return ["--device", device, "--threads", str(self.threads(wildcards))]
+        count = self.resource("gpu")(wildcards, attempt=1)
+        arguments = ["--device", self._device if count else "cpu", "--threads", str(self.threads(wildcards))]
+        jobs = self.config.get("jobs_per_gpu")
+        return arguments if jobs is None else [*arguments, "--jobs-per-gpu", str(jobs)]
+
+    def ranks(self, wildcards: Any) -> list[str]:
+        """One process a GPU, of those that train."""
+        count = self.resource("gpu")(wildcards, attempt=1)
+        return ["--ranks", str(count)] if count > 1 else []
 
     def gpu_model(self, wildcards: Any) -> str:
         """The model that a cluster is asked for, which is the site's affair; nothing for a job without a GPU."""
@@ -137,7 +145,7 @@ class Workflow:
 
     def threads(self, wildcards: Any) -> int:
         """By the stage alone: the number of threads changes the order of sums, so neither cores nor retries may."""
-        return threads(self._size(self._stage(wildcards)))
+        return int(self._stage(wildcards).hints["threads"])
 
     def _size(self, stage: Stage) -> Size:
         if stage.id not in self.sizes:

@@ -2,83 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dlpipe.artifacts import Stage, Store
+from dlpipe.artifacts import Store
+from dlpipe.commands.making import make_stages
 from dlpipe.commands.options import WHAT, examples, experiment_options, load_plan, stages_to_make
-from dlpipe.errors import StepError
-from dlpipe.locks import Lock, LockedError, wait_until_free
-from dlpipe.progress import say
-from dlpipe.runtime import torchrun
 
 
-def _make(
-    rule: str,
-    what: Sequence[str],
-    scale: str,
-    overrides: Sequence[str],
-    root: Path,
-    data: Path,
-    results: Path,
-    **options: Any,
-) -> None:
+def _make(rule: str, **options: Any) -> None:
+    names = ("what", "scale", "overrides", "root", "data", "results")
+    what, scale, overrides, root, data, results = (options.pop(name) for name in names)
     store = Store(data, results)
-    deadline = time.monotonic() + options["deadline"] if options.get("deadline") else None
-    for stage in stages_to_make(rule, what, scale, overrides, root, store):
-        if deadline is not None:
-            options["deadline"] = max(0.001, deadline - time.monotonic())  # for all the stages, not for each
-        # Asked here, so that a stage that stands costs no import of torch; ranks ask together.
-        if torchrun.is_rank():
-            _make_as_rank(stage, store, **options)
-        else:
-            _make_once_free(stage, store, deadline, **options)
+    stages = stages_to_make(rule, what, scale, overrides, root, store)
+    for stage in make_stages(stages, store, **options):
         click.echo(store.folder(rule, stage.id))
-
-
-def _make_once_free(stage: Stage, store: Store, until: float | None, **options: Any) -> None:
-    """Makes the stage, unless a live process is at it: an orphan of a job that was put back into the queue, or another
-    driver's job. Its artifact serves as well; if it dies, this process goes on from its checkpoint."""
-    lock = store.lock_file(stage.rule, stage.id)
-    while not store.is_done(stage.rule, stage.id):
-        try:
-            _make_one(stage, store, **options)
-        except LockedError as error:
-            if error.path != lock:
-                raise
-            say(f"{error}. Waiting for it")
-            wait_until_free(lock, until)
-
-
-def _make_one(stage: Stage, store: Store, *, ranks: int = 1, **options: Any) -> None:
-    """Here, or in several processes, each of which comes to `_make_as_rank`."""
-    if ranks == 1:
-        _run(stage, store, **options)
-        return
-    with Lock(store.lock_file(stage.rule, stage.id)):
-        pass  # whether it is free is asked here, where it can be waited for; the first rank then takes it
-    where = {"data": store.data, "results": store.results, **options}
-    words = [str(word) for name, value in where.items() if value is not None for word in (f"--{name}", value)]
-    torchrun.launch(ranks, [stage.rule, stage.id, *words])
-
-
-def _make_as_rank(stage: Stage, store: Store, *, ranks: int = 1, **options: Any) -> None:
-    """`ranks` is what torchrun says. An error goes to the launcher, which tells it once."""
-    torchrun.end_with_launcher()
-    try:
-        _run(stage, store, **options)
-    except (StepError, OSError) as error:
-        torchrun.leave_error(error)
-        raise click.exceptions.Exit(1) from error
-
-
-def _run(stage: Stage, store: Store, **options: Any) -> None:
-    importlib.import_module(f"dlpipe.stages.{stage.rule}").run(stage, store, **options)
 
 
 def _stage_command(rule: str, text: str, *lines: str) -> Callable[[Callable[..., Any]], click.Command]:
@@ -94,14 +35,20 @@ def _device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     threads = click.option(
         "--threads",
         type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="CPU threads; part of what makes results repeatable.",
+        help="CPU threads; they change the order of sums. By default what fits the size of the stage.",
     )
     device = click.option(
         "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N."
     )
-    return device(threads(function))
+    jobs_per_gpu = click.option(
+        "--jobs-per-gpu",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        envvar="DLPIPE_JOBS_PER_GPU",
+        help="Jobs that may share a GPU; the others wait.",
+    )
+    return device(jobs_per_gpu(threads(function)))
 
 
 _ranks_option = click.option(

@@ -105,8 +105,9 @@ def block(
         name = devices.describe(chosen)
         facts = {"threads": threads, "device": name, "ranks": ranks.world}
         key: Mapping[str, Any] = {"stage": stage.id, "torch": torch.__version__, **facts}
+        making = store.make(stage, **facts, gpus=devices.gpus(chosen)) if ranks.first else _scratch()
         with contextlib.ExitStack() as stack:
-            draft = stack.enter_context(store.make(stage, **facts) if ranks.first else _scratch())
+            draft = stack.enter_context(making)
             record = None
             if ranks.first:
                 record = stack.enter_context(Record(store, stage, draft.lock, units=len(stage.seeds) * restarts))

@@ -25,7 +25,8 @@ def run(stage: Stage, store: Store, *, device: str = "auto", threads: int = 1) -
     if store.is_done(stage.rule, stage.id):
         return store.read_or_set_aside(stage.rule, stage.id)
     chosen = devices.prepare(device, threads)
-    with store.make(stage, threads=threads, device=devices.describe(chosen)) as draft:
+    facts = {"device": devices.describe(chosen), "gpus": devices.gpus(chosen)}
+    with store.make(stage, threads=threads, **facts) as draft:
         Evaluation(stage, store, chosen).write(draft)
     return store.read(stage.rule, stage.id)
 

@@ -158,13 +158,16 @@ def test_what_all_ranks_refuse_is_said_once(store: Store) -> None:
     assert re.fullmatch(r"dlpipe: .*2 ranks cannot have equal shares of batch_size 15; make it .*\n", done.stderr)
 
 
-def test_a_lock_that_a_live_process_holds_is_said_once(store: Store) -> None:
-    """Only the first rank meets it; the other one waits for it, and is ended."""
+def test_a_lock_that_a_live_process_holds_is_waited_for_to_the_deadline_and_said_once(store: Store) -> None:
+    """Before any rank is started."""
     stage = planned(store, STAGES["pcd"](store))
     with Lock(store.results / ".locks" / f"{stage.id}.json"):
-        done = subprocess.run(command(store, stage), capture_output=True, text=True, cwd=ROOT, check=False, timeout=30)
+        waiting = [*command(store, stage), "--deadline", "2"]
+        done = subprocess.run(waiting, capture_output=True, text=True, cwd=ROOT, check=False, timeout=30)
     assert done.returncode == 1
-    assert re.fullmatch(rf"dlpipe: process {os.getpid()} on .* is making {stage.id}; wait for it, .*\n", done.stderr)
+    holder = f"process {os.getpid()} on .*"
+    said = f"{holder} is making {stage.id}. Waiting for it\ndlpipe: {holder} is still making {stage.id}\n"
+    assert re.fullmatch(said, done.stderr)
     assert ranks_of(stage) == []
 
 

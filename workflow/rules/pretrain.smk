@@ -17,6 +17,7 @@ rule pretrain:
     params:
         where=WORK.where,
         device=WORK.device,
+        ranks=WORK.ranks,
         deadline=WORK.deadline,
     shell:
-        "dlpipe pretrain {wildcards.stage} {params.where:q} {params.device:q} {params.deadline:q} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"
+        "dlpipe pretrain {wildcards.stage} {params.where:q} {params.device:q} {params.ranks:q} {params.deadline:q} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"
