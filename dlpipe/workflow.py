@@ -154,7 +154,7 @@ class Workflow:
 
     def _cap(self, name: str, default: int) -> int:
         value = self.config.get(f"max_{name}", default)
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             sys.exit(f"config key 'max_{name}' is {value!r}; it must be a whole number above 0")
         return value
 

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -594,6 +595,6 @@ def test_the_deadline_counts_while_it_waits(layer: Stage, store: Store) -> None:
 def test_the_workflow_passes_on_what_the_config_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_experiment(tmp_path)
-    assert Workflow({"experiments": ["small"]}).device == ["--device", "auto"]
-    config = {"experiments": ["small"], "device": "cuda", "jobs_per_gpu": 3}
-    assert Workflow(config).device == ["--device", "cuda", "--jobs-per-gpu", "3"]
+    work = Workflow({"experiments": ["small"], "device": "cuda", "jobs_per_gpu": 3})
+    job = SimpleNamespace(stage=work.plan.of_rule("pretrain")[0].id)
+    assert work.device(job) == ["--device", "cuda", "--threads", "1", "--jobs-per-gpu", "3"]

@@ -59,6 +59,7 @@ def _make_once_free(
                 _run(stage, store, until, options)
             else:
                 _launch(stage, store, until, ranks, options)
+            return
         except LockedError as error:
             if error.path != lock:
                 raise
