@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "provenance": set(),
     "artifacts": {"errors", "locks", "provenance"},
     "progress": set(),
+    "doctor": {"doctor"},
     "models": set(),
     "layers": set(),
     "datasets": {"datasets", "spec", *GROUND},
