@@ -54,8 +54,9 @@ def gpu_models(site: Site) -> list[str]:
     return sorted({model for partition in site.usable() for model in partition.models})
 
 
-def read_settings() -> dict[str, str]:
-    lines = (line.partition("=") for line in ask("scontrol", "show", "config").text.splitlines())
+def read_settings(text: str) -> dict[str, str]:
+    """From `scontrol show config`."""
+    lines = (line.partition("=") for line in text.splitlines())
     return {key.strip(): value.strip() for key, _, value in lines}
 
 

@@ -33,8 +33,8 @@ SHARED = (
     "smb",
 )
 LOCAL = ("tmpfs", "ramfs", "overlay", "ext", "xfs", "btrfs", "zfs", "f2fs", "squashfs", "vfat", "exfat")
-LEAST_JOB_AGE = 120
-"""Seconds that SLURM must remember a finished job for `squeue` to tell its end: the plugin looks every 40."""
+LEAST_JOB_AGE = 180
+"""Seconds that SLURM must remember a finished job: the plugin waits up to 180 between two looks by `squeue`."""
 
 
 def slurm(data: Path, results: Path) -> tuple[list[Finding], Site | None]:
@@ -46,9 +46,10 @@ def slurm(data: Path, results: Path) -> tuple[list[Finding], Site | None]:
     findings += answers
     if any(finding.state == "FAIL" for finding in answers):
         return findings, None
-    settings = read_settings()
+    settings = read_settings(ask("scontrol", "show", "config").text)
     site = read_site(settings)
     findings += look("login", login_node)
+    findings += look("SLURM_CONF", configuration, settings)
     findings += look("accounting", accounting, site, settings)
     findings += look("account", account, site, settings)
     findings += look("partitions", partitions, site)
@@ -88,13 +89,24 @@ def login_node() -> list[Finding]:
     return []
 
 
+def configuration(settings: Mapping[str, str]) -> list[Finding]:
+    """Snakemake's job step takes SLURM_CONF out of its environment, and then calls `srun`."""
+    if "SLURM_CONF" not in os.environ:
+        return []
+    without = ask("/usr/bin/env", "-u", "SLURM_CONF", "scontrol", "show", "config")
+    if read_settings(without.text).get("ClusterName") == settings.get("ClusterName"):
+        return [ok("SLURM_CONF", "is set, and the cluster is found without it too")]
+    advice = "Have it linked to /etc/slurm/slurm.conf on every node: jobs lose the variable, and their `srun` fails."
+    return [warn("SLURM_CONF", f"{os.environ['SLURM_CONF']}; without it another cluster or none is found", advice)]
+
+
 def accounting(site: Site, settings: Mapping[str, str]) -> list[Finding]:
     if not site.sacct_problem:
         return [ok("accounting", "sacct answers")]
     age = int((re.match(r"\d+", settings.get("MinJobAge", "")) or ["0"])[0])
     advice = "Set `slurm-status-command: squeue` in the site's profile, as below."
     if age < LEAST_JOB_AGE:
-        advice += f" SLURM forgets jobs after {age} s, so look often too: `slurm-init-seconds-before-status-checks: 5`."
+        advice += f" Have MinJobAge, now {age} s, raised to 300: a job that SLURM forgets earlier is never seen to end."
     return [warn("accounting", f"sacct does not answer: {site.sacct_problem}", advice)]
 
 
@@ -162,7 +174,10 @@ def duration(minutes: int) -> str:
 
 def _gpus(nodes: Sequence[Node]) -> str:
     """The kinds of GPU nodes, as in `4 a100 or 2 v100`."""
-    kinds = {" + ".join(f"{n} {model or 'GPU'}" for model, n in sorted(node.gpus.items())) for node in nodes}
+    kinds = {
+        " + ".join(f"{n} {model or ('GPU' if n == 1 else 'GPUs')}" for model, n in sorted(node.gpus.items()))
+        for node in nodes
+    }
     named = sorted(kind for kind in kinds if kind)
     return f"{' or '.join(named)} a node" if named else ""
 
@@ -177,7 +192,10 @@ def gpus(site: Site) -> list[Finding]:
         advice = "A job that asks for a GPU waits until one of these nodes is back; `sinfo -R` tells why they are gone."
         return [warn("GPUs", "every node that has some is out of work", advice)]
     models = gpu_models(site)
-    found = f"{', '.join(models) or 'without a model'}, in {', '.join(p.name for p in with_gpus)}"
+    names = ", ".join(partition.name for partition in with_gpus)
+    found = (
+        f"{', '.join(models) or 'of no named model'}, in {'partition' if len(with_gpus) == 1 else 'partitions'} {names}"
+    )
     odd = [model for model in models if not re.fullmatch(r"[a-zA-Z0-9_.]+", model)]
     if odd:
         advice = f"The SLURM plugin refuses `gpu_model: {odd[0]}` for its spelling: choose the GPU by its partition."

@@ -58,7 +58,7 @@ def test_cores_without_a_limit(tmp_path):
 def test_cores_under_a_limit_of_a_cgroup_above(tmp_path):
     tree(tmp_path, proc__self__cgroup="0::/slurm/job_17/step_0\n")
     file_of(tmp_path / "sys/fs/cgroup/slurm/job_17", "cpu.max", "250000 100000\n")
-    file_of(tmp_path / "sys/fs/cgroup/slurm/job_17/step_0", "cpu.max", "max 100000\n")
+    file_of(tmp_path / "sys/fs/cgroup/slurm/job_17/step_0", "cpu.max", "600000 100000\n")
     (finding,) = machine.cores(tmp_path)
     assert finding.state == "warn"
     assert finding.found == "8 cores, of whose time this container or job may use 2.5"
@@ -393,6 +393,7 @@ def test_gpus_that_are_hidden_on_purpose(torch, monkeypatch):
             "cannot be imported: ImportError: libcudart.so.12: no such file",
         ),
         ("raise SystemExit(0)", "its import printed '' and no answer"),
+        ("import findings", "cannot be imported: ModuleNotFoundError: No module named 'findings'"),
     ],
 )
 def test_a_torch_that_breaks_on_import(torch, source, found):

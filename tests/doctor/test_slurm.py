@@ -41,6 +41,7 @@ def login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
     monkeypatch.setenv("LOGNAME", "games")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_CONF", raising=False)
     monkeypatch.setattr(slurm, "file_system", lambda _: "nfs4")
     return look
 
@@ -82,7 +83,7 @@ def test_a_cluster_with_mixed_gpus_a_drained_node_and_closed_partitions(login):
         "2 of 2 nodes work, jobs up to 1 d, 48 CPUs, 488 GiB, 2 a100 + 2 v100 or 4 a100 a node"
     )
     assert found["partition old"].found.startswith("down, 1 of 1 nodes work, jobs of any length")
-    assert found["GPUs"].found == "a100, v100, in gpu"
+    assert found["GPUs"].found == "a100, v100, in partition gpu"
     assert site
     assert [partition.name for partition in site.usable()] == ["cpu", "gpu"]
 
@@ -180,16 +181,22 @@ def test_newer_slurm_names_with_spaces_comments_and_a_backup_controller(login):
     assert "refuses `gpu_model: h100-sxm`" in found["GPUs"].advice
 
 
+def test_a_node_has_what_slurm_does_not_keep_for_the_system():
+    """The first has two cores and 8 GiB set aside."""
+    nodes = read_nodes((ANSWERS / "newer.txt").read_text())
+    assert [(node.cpus, node.memory_mb, node.works) for node in nodes] == [(60, 1022808, True), (64, 515000, True)]
+
+
 def test_no_accounting_means_squeue(login):
     found, _ = login("plain")
     assert found["accounting"].state == "warn"
     assert "Slurm accounting storage is disabled" in found["accounting"].found
     assert "`slurm-status-command: squeue`" in found["accounting"].advice
-    assert "after 60 s" in found["accounting"].advice
+    assert "MinJobAge, now 60 s" in found["accounting"].advice
     assert found["account"] == Finding(State.OK, "account", "none needed")
     assert found["GPUs"].state == "note"
     patient, _ = login("plain", ("60 sec", "300 sec"))
-    assert "after" not in patient["accounting"].advice
+    assert "MinJobAge" not in patient["accounting"].advice
 
 
 def test_a_user_without_an_account_where_one_is_wanted(login):
@@ -251,6 +258,17 @@ def test_not_a_login_node(login, tmp_path):
 def test_inside_a_job(login, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     assert login("plain")[0]["login"].found == "this is job 17"
+
+
+def test_a_cluster_that_is_found_by_a_variable_which_jobs_lose(login, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", "/opt/slurm.conf")
+    assert login("plain")[0]["SLURM_CONF"].state == "ok"
+    stub = (tmp_path / "bin" / "scontrol").read_text()
+    lost = '[ -n "$SLURM_CONF" ] || { echo "Unable to contact slurm controller" >&2; exit 1; }'
+    program(tmp_path / "bin", "scontrol", stub.replace("#!/bin/sh", f"#!/bin/sh\n{lost}"))
+    found = {finding.subject: finding for finding in slurm.slurm(tmp_path, tmp_path)[0]}
+    assert found["SLURM_CONF"].state == "warn"
+    assert found["SLURM_CONF"].found == "/opt/slurm.conf; without it another cluster or none is found"
 
 
 @pytest.mark.parametrize(
