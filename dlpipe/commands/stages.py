@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,26 +9,16 @@ from typing import Any
 import click
 
 from dlpipe.artifacts import Store
+from dlpipe.commands.making import make_stages
 from dlpipe.commands.options import WHAT, examples, experiment_options, load_plan, stages_to_make
 
 
-def _make(
-    rule: str,
-    what: Sequence[str],
-    scale: str,
-    overrides: Sequence[str],
-    root: Path,
-    data: Path,
-    results: Path,
-    **options: Any,
-) -> None:
+def _make(rule: str, **options: Any) -> None:
+    names = ("what", "scale", "overrides", "root", "data", "results")
+    what, scale, overrides, root, data, results = (options.pop(name) for name in names)
     store = Store(data, results)
-    deadline = time.monotonic() + options["deadline"] if options.get("deadline") else None
-    for stage in stages_to_make(rule, what, scale, overrides, root, store):
-        if deadline is not None:
-            options["deadline"] = max(0.0, deadline - time.monotonic())  # for all the stages, not for each
-        if not store.is_done(rule, stage.id):  # asked here, so that a stage that stands costs no import of torch
-            importlib.import_module(f"dlpipe.stages.{rule}").run(stage, store, **options)
+    stages = stages_to_make(rule, what, scale, overrides, root, store)
+    for stage in make_stages(stages, store, **options):
         click.echo(store.folder(rule, stage.id))
 
 
@@ -47,16 +35,29 @@ def _device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     threads = click.option(
         "--threads",
         type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="CPU threads; part of what makes results repeatable.",
+        help="CPU threads; they change the order of sums. By default what fits the size of the stage.",
     )
     device = click.option(
         "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N."
     )
-    return device(threads(function))
+    jobs_per_gpu = click.option(
+        "--jobs-per-gpu",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        envvar="DLPIPE_JOBS_PER_GPU",
+        help="Jobs that may share a GPU; the others wait.",
+    )
+    return device(jobs_per_gpu(threads(function)))
 
 
+_ranks_option = click.option(
+    "--ranks",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that share every batch, by torchrun; each takes a GPU where there are GPUs.",
+)
 _deadline_option = click.option(
     "--deadline",
     type=click.FloatRange(0, min_open=True),
@@ -100,6 +101,7 @@ def prepare_command(**options: Any) -> None:
     "dlpipe pretrain depth --deadline 3600",
 )
 @_device_options
+@_ranks_option
 @_deadline_option
 def pretrain_command(**options: Any) -> None:
     _make("pretrain", **options)
@@ -112,6 +114,7 @@ def pretrain_command(**options: Any) -> None:
     "dlpipe finetune baselines -s 'model.units=[50]'",
 )
 @_device_options
+@_ranks_option
 @_deadline_option
 def finetune_command(**options: Any) -> None:
     _make("finetune", **options)

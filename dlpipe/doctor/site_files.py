@@ -27,7 +27,7 @@ def site_files(site: Site) -> dict[Path, str]:
 
 
 def how_to_use(site: Site) -> str:
-    return USE.format(name=site.cluster)
+    return USE.format(name=site.cluster) + (" --slurm-status-command sacct" if site.needs_sacct else "")
 
 
 def _profile(site: Site) -> str:

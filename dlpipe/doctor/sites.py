@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from dlpipe.doctor.cluster import Partition, read_nodes, read_partitions
 from dlpipe.doctor.findings import ask
 
+LONGEST_WAIT = 180
+"""Seconds between two looks of the SLURM plugin at its jobs, when nothing happens for long."""
+
 
 @dataclass(frozen=True)
 class Accounts:
@@ -40,6 +43,13 @@ class Site:
     accounts: Accounts
     sacct_problem: str
     """Why `sacct` does not answer, so that the state of jobs must come from `squeue`; empty when it does."""
+    job_age: int
+    """Seconds that SLURM remembers a finished job, and `squeue` shows it."""
+
+    @property
+    def needs_sacct(self) -> bool:
+        """Whether `squeue`, which the project's profile names, would miss the end of jobs, and `sacct` would not."""
+        return self.job_age < LONGEST_WAIT and not self.sacct_problem
 
     def usable(self) -> list[Partition]:
         """Where this user's jobs can be sent, whether or not a node is up just now."""
@@ -67,6 +77,7 @@ def read_site(settings: Mapping[str, str]) -> Site:
         partitions=tuple(read_partitions(ask("scontrol", "-o", "show", "partition").text, nodes)),
         accounts=_accounts(),
         sacct_problem=ask("sacct", "-X", "-n", "-P", "--format=JobID").problem,
+        job_age=int((re.match(r"[0-9]+", settings.get("MinJobAge", "")) or ["0"])[0]),
     )
 
 

@@ -14,7 +14,7 @@ from dlpipe.doctor.cluster import Node, Partition
 from dlpipe.doctor.findings import Finding, ask, fail, look, note, ok, warn
 from dlpipe.doctor.folders import existing, file_system
 from dlpipe.doctor.installation import libraries
-from dlpipe.doctor.sites import Site, admitted, gpu_models, read_settings, read_site, user
+from dlpipe.doctor.sites import LONGEST_WAIT, Site, admitted, gpu_models, read_settings, read_site, user
 
 PROGRAMS = ("sinfo", "sbatch", "scontrol", "squeue", "srun", "scancel")
 SHARED = (
@@ -33,8 +33,6 @@ SHARED = (
     "smb",
 )
 LOCAL = ("tmpfs", "ramfs", "overlay", "ext", "xfs", "btrfs", "zfs", "f2fs", "squashfs", "vfat", "exfat")
-LEAST_JOB_AGE = 180
-"""Seconds that SLURM must remember a finished job: the plugin waits up to 180 between two looks by `squeue`."""
 
 
 def slurm(data: Path, results: Path) -> tuple[list[Finding], Site | None]:
@@ -50,7 +48,8 @@ def slurm(data: Path, results: Path) -> tuple[list[Finding], Site | None]:
     site = read_site(settings)
     findings += look("login", login_node)
     findings += look("SLURM_CONF", configuration, settings)
-    findings += look("accounting", accounting, site, settings)
+    findings += look("accounting", accounting, site)
+    findings += look("job status", job_status, site)
     findings += look("account", account, site, settings)
     findings += look("partitions", partitions, site)
     findings += look("GPUs", gpus, site)
@@ -100,14 +99,28 @@ def configuration(settings: Mapping[str, str]) -> list[Finding]:
     return [warn("SLURM_CONF", f"{os.environ['SLURM_CONF']}; without it another cluster or none is found", advice)]
 
 
-def accounting(site: Site, settings: Mapping[str, str]) -> list[Finding]:
+def accounting(site: Site) -> list[Finding]:
+    """Whether the cluster keeps the record that `sacct` reads."""
     if not site.sacct_problem:
         return [ok("accounting", "sacct answers")]
-    age = int((re.match(r"\d+", settings.get("MinJobAge", "")) or ["0"])[0])
-    advice = "Set `slurm-status-command: squeue` in the site's profile, as below."
-    if age < LEAST_JOB_AGE:
-        advice += f" Have MinJobAge, now {age} s, raised to 300: a job that SLURM forgets earlier is never seen to end."
-    return [warn("accounting", f"sacct does not answer: {site.sacct_problem}", advice)]
+    advice = "Jobs are followed by `squeue` instead, as the profile below says; the efficiency report stays empty."
+    return [note("accounting", f"sacct does not answer: {site.sacct_problem}", advice)]
+
+
+def job_status(site: Site) -> list[Finding]:
+    """Whether a job is seen to end: `squeue` tells it of those alone that SLURM still remembers."""
+    found = f"SLURM remembers a finished job for {site.job_age} s (MinJobAge)"
+    if site.job_age >= LONGEST_WAIT:
+        return [ok("job status", found)]
+    if not site.sacct_problem:
+        advice = (
+            "Say `--slurm-status-command sacct`, as below: by `squeue` a job that is forgotten is never seen to end."
+        )
+        return [note("job status", found, advice)]
+    advice = (
+        "Have MinJobAge raised to 300: a job that is forgotten between two looks of snakemake is never seen to end."
+    )
+    return [warn("job status", found, advice)]
 
 
 def account(site: Site, settings: Mapping[str, str]) -> list[Finding]:
@@ -186,7 +199,9 @@ def gpus(site: Site) -> list[Finding]:
     """Whether a job that asks for a GPU gets one, and how its model is named."""
     with_gpus = [partition for partition in site.usable() if partition.gpus]
     if not with_gpus:
-        advice = "Leave `gpu` at 0 in the experiments' resources: a job that asks for one would be refused."
+        advice = (
+            "Say `--config device=cpu`: left to itself a long stage asks for a GPU, and such a job would be refused."
+        )
         return [note("GPUs", "no partition that takes your jobs has any", advice)]
     if not any(node.works and node.gpus for partition in with_gpus for node in partition.nodes):
         advice = "A job that asks for a GPU waits until one of these nodes is back; `sinfo -R` tells why they are gone."

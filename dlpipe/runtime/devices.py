@@ -9,6 +9,7 @@ import os
 import torch
 
 from dlpipe.errors import StepError
+from dlpipe.gpus import visible
 
 
 class DeviceError(StepError):
@@ -38,6 +39,14 @@ def prepare(name: str = "auto", threads: int = 1) -> torch.device:
 def describe(device: torch.device) -> str:
     """The device's model for the manifest: `cpu`, or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def gpus(device: torch.device) -> list[str]:
+    """The devices that this process may use, as CUDA_VISIBLE_DEVICES names them, for the manifest; none on the CPU."""
+    if device.type != "cuda":
+        return []
+    devices = visible()
+    return [str(device.index or 0)] if devices is None else devices
 
 
 def _keep_freed_memory() -> None:

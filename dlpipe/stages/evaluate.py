@@ -25,7 +25,8 @@ def run(stage: Stage, store: Store, *, device: str = "auto", threads: int = 1) -
     if store.is_done(stage.rule, stage.id):
         return store.read_or_set_aside(stage.rule, stage.id)
     chosen = devices.prepare(device, threads)
-    with store.make(stage, threads=threads, device=devices.describe(chosen)) as draft:
+    facts = {"device": devices.describe(chosen), "gpus": devices.gpus(chosen)}
+    with store.make(stage, threads=threads, **facts) as draft:
         Evaluation(stage, store, chosen).write(draft)
     return store.read(stage.rule, stage.id)
 
@@ -61,7 +62,8 @@ class Evaluation:
                 outputs = self._pictures(model, self.layers.stack(seed, self.device), logits["test"])
         outputs["confusion"] = torch.stack(confusions)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in outputs.items()}
-        save_file(tensors, draft.folder / "outputs.safetensors")
+        with draft.tensors("outputs.safetensors") as path:
+            save_file(tensors, path)
         (draft.folder / "metrics.csv").write_text(history.to_csv(METRICS, table), encoding="utf-8")
         (draft.folder / "times.csv").write_text(history.to_csv(METRICS, times), encoding="utf-8")
         history.write(draft.folder / "history.csv", self._history())

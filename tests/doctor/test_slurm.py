@@ -15,7 +15,7 @@ from dlpipe.cli import FAILED, OK, command_line, run
 from dlpipe.doctor import findings, slurm
 from dlpipe.doctor.cluster import read_gpus, read_minutes, read_nodes, read_partitions
 from dlpipe.doctor.findings import Finding, State
-from dlpipe.doctor.site_files import site_files
+from dlpipe.doctor.site_files import how_to_use, site_files
 from dlpipe.doctor.sites import Site
 from tests.doctor.stubs import ANSWERS, play, program
 
@@ -68,6 +68,7 @@ def test_a_cluster_with_mixed_gpus_a_drained_node_and_closed_partitions(login):
         "plugin": "ok",
         "controller": "ok",
         "accounting": "ok",
+        "job status": "ok",
         "account": "note",
         "partition cpu": "ok",
         "partition gpu": "ok",
@@ -188,15 +189,23 @@ def test_a_node_has_what_slurm_does_not_keep_for_the_system():
 
 
 def test_no_accounting_means_squeue(login):
-    found, _ = login("plain")
-    assert found["accounting"].state == "warn"
+    found, site = login("plain")
+    assert found["accounting"].state == "note"
     assert "Slurm accounting storage is disabled" in found["accounting"].found
-    assert "`slurm-status-command: squeue`" in found["accounting"].advice
-    assert "MinJobAge, now 60 s" in found["accounting"].advice
+    assert "slurm-status-command: squeue" in "".join(site_files(site).values())
     assert found["account"] == Finding(State.OK, "account", "none needed")
     assert found["GPUs"].state == "note"
-    patient, _ = login("plain", ("60 sec", "300 sec"))
-    assert "MinJobAge" not in patient["accounting"].advice
+    assert "--config device=cpu" in found["GPUs"].advice
+
+
+def test_a_slurm_that_forgets_jobs_before_squeue_can_tell_their_end(login):
+    found, site = login("plain")
+    assert found["job status"].state == "warn"
+    assert found["job status"].found == "SLURM remembers a finished job for 60 s (MinJobAge)"
+    assert how_to_use(site).endswith(" --profile plain")
+    found, site = login("mixed", ("300 sec", "60 sec"))
+    assert found["job status"].state == "note"
+    assert how_to_use(site).endswith(" --profile lab --slurm-status-command sacct")
 
 
 def test_a_user_without_an_account_where_one_is_wanted(login):
@@ -295,7 +304,7 @@ def test_the_command_prints_what_to_paste_and_its_exit_code_tells(login, tmp_pat
     lines = out.splitlines()
     assert lines[0] == "ok    Python           3.12"
     assert lines[-2:] == ["# ---- and run", "snakemake --workflow-profile profiles/slurm --profile lab"]
-    assert "12 checks: 0 failed, 0 to look at" in lines
+    assert "13 checks: 0 failed, 0 to look at" in lines
     assert f"# ---- put this into {tmp_path}/xdg/snakemake/lab/partitions.yaml" in lines
     assert err == ""
     login("down")

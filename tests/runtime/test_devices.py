@@ -40,3 +40,16 @@ def test_auto_is_cuda_where_there_is_one() -> None:
 
 def test_describe_names_the_model() -> None:
     assert devices.describe(torch.device("cpu")) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "visible", "expected"),
+    [("cpu", "7", []), ("cuda", "7", ["7"]), ("cuda:0", "7,9", ["7", "9"]), ("cuda:1", None, ["1"])],
+)
+def test_gpus_are_those_that_the_process_may_use(
+    name: str, visible: str | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices.gpus(torch.device(name)) == expected
