@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 import subprocess
 import sys
@@ -117,8 +116,8 @@ case "$0" in */sbatch) echo "sbatch: error: not today" >&2; exit 1;; esac
 """
 
 
-def submissions(folder: Path, *arguments: str) -> list[list[str]]:
-    """The words of the sbatch calls, less the job itself, that the real snakemake and the real plugin make."""
+def submissions(folder: Path, *arguments: str) -> list[str]:
+    """What the sbatch calls ask for, from the time on, that the real snakemake and the real plugin make."""
     programs, log = folder / "programs", folder / "calls"
     programs.mkdir()
     for name in ("sbatch", "sinfo", "squeue", "sacct", "scontrol", "scancel", "sacctmgr"):
@@ -131,7 +130,8 @@ def submissions(folder: Path, *arguments: str) -> list[list[str]]:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert "not today" in done.stderr + done.stdout, done.stdout + done.stderr
     calls = [line for line in log.read_text().splitlines() if "/sbatch " in line]
-    return [shlex.split(call.partition(" --wrap")[0])[1:] for call in calls]
+    asked = [call.partition(" --wrap")[0].partition(" -t ")[2] for call in calls]
+    return [call.replace(f" -D {folder}", "") for call in asked]
 
 
 @pytest.mark.slow  # snakemake waits between the attempts
@@ -146,13 +146,11 @@ def test_the_sbatch_lines_of_the_real_plugin(tmp_path):
     layer = next((tmp_path / "results" / "stages").glob("digits-200-rbm12-*.json")).stem
     target = f"results/layers/{layer}/manifest.json"
     config = ["--config", "experiments=small", "gpu_model=a100", "max_runtime=300"]
-    calls = submissions(tmp_path, *config, "--", target)
-    attempts = [" ".join(call[call.index("-t") :]) for call in calls]
-    assert attempts == [
-        "-t 90 --mem 50000 --requeue --cpus-per-task=1 --gpus=a100:1",
-        "-t 180 --mem 100000 --requeue --cpus-per-task=1 --gpus=a100:1",
-        "-t 300 --mem 128000 --requeue --cpus-per-task=1 --gpus=a100:1",
-        "-t 300 --mem 128000 --requeue --cpus-per-task=1 --gpus=a100:1",
+    assert submissions(tmp_path, *config, "--", target) == [
+        "90 --mem 50000 --requeue --cpus-per-task=1 --gpus=a100:1",
+        "180 --mem 100000 --requeue --cpus-per-task=1 --gpus=a100:1",
+        "300 --mem 128000 --requeue --cpus-per-task=1 --gpus=a100:1",
+        "300 --mem 128000 --requeue --cpus-per-task=1 --gpus=a100:1",
     ]
 
 
@@ -160,5 +158,5 @@ def test_the_sbatch_lines_of_the_real_plugin(tmp_path):
 def test_the_sbatch_line_of_a_stage_that_computes_nothing(tmp_path):
     copy_workflow(tmp_path)
     write_experiment(tmp_path, EXPERIMENT + "resources: {gpu: 1}\n")
-    (call, *_) = submissions(tmp_path, "--until", "prepare", "--retries", "0", "--config", "gpu_model=a100")
-    assert " ".join(call[call.index("-t") :]) == "-t 10 --mem 602 --requeue --ntasks=1 --cpus-per-task=1"
+    calls = submissions(tmp_path, "--until", "prepare", "--retries", "0", "--config", "gpu_model=a100")
+    assert calls == ["10 --mem 602 --requeue --ntasks=1 --cpus-per-task=1"]
