@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dlpipe.resources import CAPS, MOST_THREADS, Size, ask, gpu, mem_mb, runtime, size_of, threads
+from dlpipe.resources import CAPS, MOST_THREADS, Size, ask, mem_mb, runtime, size_of, threads
 from dlpipe.workflow import Workflow
 from tests.workflow.test_workflow import copy_workflow
 from tests.workspace import EXPERIMENT, write_experiment
@@ -73,7 +73,8 @@ def test_a_stage_that_computes_nothing_never_asks_for_a_gpu(rule, device):
 )
 def test_gpus_by_device_size_and_declaration(device, size, declared, asked):
     assert ask("gpu", stage("finetune"), size, declared=declared, device=device, attempt=3, cap=8) == asked
-    assert gpu(HOUR, "auto") == 1
+    one = ask("gpu", stage("evaluate"), size, declared=declared, device=device, attempt=1, cap=8)
+    assert one == min(asked, 1)
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,8 @@ def _models(models: list[str]) -> list[str]:
     if len(models) < 2:
         return []
     return [
-        f"# any of {', '.join(models)}; to insist on one, for rules whose jobs ask for a GPU:",
-        f"# set-resources: {{pretrain: {{gpu_model: {models[0]}}}, finetune: {{gpu_model: {models[0]}}}}}",
+        f"# any of {', '.join(models)}; to insist on one, write into config/config.yaml:",
+        f"# gpu_model: {models[0]}",
     ]
 
 

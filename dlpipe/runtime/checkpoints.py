@@ -20,6 +20,9 @@ from torch import Tensor
 from dlpipe.artifacts import write_atomically
 from dlpipe.progress import say
 
+LARGEST_SHARE = 0.02
+"""Of the time of training, for periodic savings."""
+
 
 class Snapshot(NamedTuple):
     """State of a unit: tensors by name, and what JSON can hold (floats exactly)."""
@@ -39,18 +42,21 @@ class Checkpoints:
         every: float = 60.0,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """`every`: seconds between two periodic savings; 0 saves at every step boundary."""
+        """`every`: seconds between two periodic savings, more where a saving takes long; 0 saves at every step."""
         self.folder = folder
         self.key = dict(key)
         self.every = every
         self.seconds = 0.0
         """How long the last saving took."""
+        self.spent = 0.0
+        """Seconds that this process has spent on savings."""
         self._alive = alive
         self._last = time.monotonic()
         self._pending: dict[str, Snapshot] = {}
 
     def due(self) -> bool:
-        return time.monotonic() - self._last >= self.every
+        wait = max(self.every, self.seconds / LARGEST_SHARE) if self.every else 0.0
+        return time.monotonic() - self._last >= wait
 
     def keep(self, unit: str, snapshot: Snapshot) -> None:
         """Remembers the result of a finished unit; it goes to disk with the next saving, or now if one is due."""
@@ -75,6 +81,7 @@ class Checkpoints:
             say(f"the state could not be saved: {error}; the saving before it stays")
         self._last = time.monotonic()
         self.seconds = self._last - started
+        self.spent += self.seconds
         return not self._pending
 
     def _write(self) -> None:

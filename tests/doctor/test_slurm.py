@@ -101,8 +101,8 @@ slurm-partition-config: partitions.yaml
 default-resources:
   slurm_account: vision  # or speech
 # slurm-qos: long  # any of long, normal; the cluster's default without
-# any of a100, v100; to insist on one, for rules whose jobs ask for a GPU:
-# set-resources: {pretrain: {gpu_model: a100}, finetune: {gpu_model: a100}}
+# any of a100, v100; to insist on one, write into config/config.yaml:
+# gpu_model: a100
 """,
         folder / "partitions.yaml": """\
 # max_runtime in minutes, max_mem_mb in MB; each the most that one job on one node can have
