@@ -174,13 +174,13 @@ class Cluster:
         return found
 
     def devices(self) -> dict[str, str]:
-        """Jobs that run a stage at this moment, and the CUDA_VISIBLE_DEVICES that it was given."""
+        """The jobs that run at this moment, and the CUDA_VISIBLE_DEVICES that each was given."""
         found = {}
         for pid in self.processes():
             with contextlib.suppress(OSError):
-                if b"dlpipe" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0", 1)[1][:200]:
-                    lines = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
-                    variables = dict(line.split("=", 1) for line in lines if "=" in line)
+                lines = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+                variables = dict(line.split("=", 1) for line in lines if "=" in line)
+                if "SLURM_JOB_ID" in variables:
                     found[variables["SLURM_JOB_ID"]] = variables.get("CUDA_VISIBLE_DEVICES", "")
         return found
 
