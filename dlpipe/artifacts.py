@@ -175,6 +175,18 @@ class Artifact:
             raise ArtifactError(f"{self.folder} has no file {name}; it has {', '.join(self.manifest['files'])}")
         return self.folder / name
 
+    @contextlib.contextmanager
+    def tensors(self, name: str, framework: str = "pt") -> Iterator[Any]:
+        """A safetensors file of it, open. Raises ArtifactError when it is none, or lacks a tensor that is asked for."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path(name)
+        try:
+            with safe_open(path, framework=framework) as file:
+                yield file
+        except SafetensorError as error:
+            raise ArtifactError(f"{path} is not what it should be: {error}") from error
+
 
 class Draft:
     """An artifact in the making: write files into `folder`, facts for the manifest into `extra`."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
-from dlpipe.artifacts import Store
+from dlpipe.artifacts import ArtifactError, Stage, Store
 from dlpipe.commands.options import WHAT, examples, experiment_options, load_plan, stages_to_make
 
 
@@ -30,8 +31,19 @@ def _make(
         if deadline is not None:
             options["deadline"] = max(0.0, deadline - time.monotonic())  # for all the stages, not for each
         if not store.is_done(rule, stage.id):  # asked here, so that a stage that stands costs no import of torch
-            importlib.import_module(f"dlpipe.stages.{rule}").run(stage, store, **options)
+            _run(rule, stage, store, options)
         click.echo(store.folder(rule, stage.id))
+
+
+def _run(rule: str, stage: Stage, store: Store, options: dict[str, Any]) -> None:
+    try:
+        importlib.import_module(f"dlpipe.stages.{rule}").run(stage, store, **options)
+    except ValidationError as error:  # the plan's own documents are valid
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ArtifactError(
+            f"the stage document of {stage.id} is wrong: {where}: {first['msg']}; plan again"
+        ) from error
 
 
 def _stage_command(rule: str, text: str, *lines: str) -> Callable[[Callable[..., Any]], click.Command]:
