@@ -355,7 +355,12 @@ class Fields(dict[str, Any]):
 
 def read_json(path: Path) -> Any:
     """A document of ours. Raises ValueError or RecursionError for what is none, and FileNotFoundError."""
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError("it is a link that leads nowhere") from error
+        raise
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is no regular file")
     if status.st_size > MOST_JSON:
@@ -401,7 +406,7 @@ def _check_files(folder: Path, manifest: Mapping[str, Any], *, hashes: bool) -> 
         try:
             status = path.stat()
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
                 raise
             raise ArtifactError(f"{path} is missing") from None
         if not stat.S_ISREG(status.st_mode):
@@ -439,7 +444,7 @@ def read_stage(store: Store, stage_id: str) -> Stage:
         stage = Stage.from_json(read_json(path))
     except FileNotFoundError as error:
         raise ArtifactError(f"no stage {stage_id}; `dlpipe plan EXPERIMENT` lists them") from error
-    except (ValueError, RecursionError) as error:
+    except (ArtifactError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged: {error}; delete it and plan again") from error
     if stage.id != stage_id:
         raise ArtifactError(f"{path} is damaged: it is of {stage.id}; delete it and plan again")

@@ -252,13 +252,13 @@ def try_to_plan(folder: Path, content: bytes) -> None:
     INPUTS["planned" if code == OK else "refused with a message"] += 1
 
 
-@calm(6000)
+@calm(5000)
 @given(st.sampled_from(EXPERIMENTS), changes)
 def test_plan_of_an_experiment_with_changes(tmp_path: Path, text: str, changes: list[Change]) -> None:
     try_to_plan(tmp_path, mutated(text, changes))
 
 
-@calm(6000)
+@calm(5000)
 @given(st.dictionaries(st.sampled_from(WORDS[:14]), trees, max_size=8), st.sampled_from(EXPERIMENTS))
 def test_plan_of_an_experiment_with_parts_made_up(tmp_path: Path, parts: dict[str, object], text: str) -> None:
     import yaml
