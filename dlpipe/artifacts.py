@@ -308,7 +308,7 @@ class Store:
                 _fsync_folder(folder.parent)
             except BaseException as error:
                 shutil.rmtree(temporary, ignore_errors=True)
-                if isinstance(error, OSError) and error.filename is None:
+                if isinstance(error, OSError) and error.errno is not None and error.filename is None:
                     error.filename = str(folder)  # a full disk does not say which
                 raise
         shutil.rmtree(self.checkpoints(stage), ignore_errors=True)
