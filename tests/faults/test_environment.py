@@ -3,70 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.faults.conftest import Run, Task
+from tests.faults.disks import PAGE, Disk
 from tests.faults.running import Running, dlpipe, slow_steps, start, steps
-
-PAGE = 4096
-"""A file system in memory gives out its room by pages."""
-
-
-class Disk:
-    """A small file system of its own, mounted in place of a folder, with what the folder held."""
-
-    def __init__(self, folder: Path, room: int) -> None:
-        """`room`: bytes besides what is there."""
-        self.folder, aside = folder, folder.with_name(f"{folder.name}-before")
-        folder.rename(aside)
-        folder.mkdir()
-        mount("-t", "tmpfs", "-o", f"size={_size(aside) + (200 << 10) + room}", "tmpfs", str(folder))
-        shutil.copytree(aside, folder, dirs_exist_ok=True)
-        self.resize(room)
-
-    def resize(self, room: int) -> None:
-        status = os.statvfs(self.folder)
-        used = (status.f_blocks - status.f_bfree) * status.f_frsize
-        self.remount(f"size={used + room}")
-
-    def remount(self, options: str) -> None:
-        mount("-o", f"remount,{options}", str(self.folder))
-
-
-def _size(folder: Path) -> int:
-    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in folder.rglob("*"))
-
-
-def mount(*arguments: str) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"mount {' '.join(arguments[:-1])} is refused here: {done.stderr.strip()}")
-
-
-@pytest.fixture
-def disk(run: Run) -> Iterator[Callable[[Path, int], Disk]]:
-    """Mounts; skips the test where that is not allowed."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    mounted = []
-
-    def mounted_on(folder: Path, room: int = 1 << 20) -> Disk:
-        mounted.append(folder)
-        return Disk(folder, room)
-
-    yield mounted_on
-    for folder in mounted:
-        with contextlib.suppress(OSError):
-            subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 @pytest.mark.parametrize("rule", ["fetch", "prepare", "pretrain", "finetune", "evaluate", "plot", "report"])
@@ -89,7 +37,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_there(
         assert len(ended.err.strip().splitlines()) <= 2, ended.err
         assert not run.is_sound(task, finished.digests())
         assert run.litter() == []
-        room, count = room + often(4, 1) * PAGE, count + 1
+        room, count = room + often(12, 1) * PAGE, count + 1
         assert room < 2 << 20, ended.err
         small.resize(room)
     assert count > 0
