@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.faults.campaign import Campaign
 
@@ -23,6 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--campaign"):
+        settings.register_profile("campaign")
+        settings.load_profile("campaign")
         config.pluginmanager.register(Campaign())
 
 

@@ -7,12 +7,14 @@ end in the bytes of an undisturbed run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -86,10 +88,10 @@ class Checkpoints:
 
     def _write(self) -> None:
         for unit, snapshot in self._pending.items():
+            tensors = {name: tensor.to("cpu").contiguous() for name, tensor in snapshot.tensors.items()}
+            header = {"key": self.key, "values": snapshot.values, "sha256": _digest(tensors, snapshot.values)}
             # One metadata entry: safetensors writes several in an order of its own.
-            header = {"checkpoint": json.dumps({"key": self.key, "values": snapshot.values})}
-            tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
-            write_atomically(self._path(unit), save(tensors, metadata=header))
+            write_atomically(self._path(unit), save(tensors, metadata={"checkpoint": json.dumps(header)}))
         self._pending.clear()
 
     def load(self, unit: str) -> Snapshot | None:
@@ -100,14 +102,27 @@ class Checkpoints:
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads(file.metadata()["checkpoint"])
+                key, values, sha256 = header["key"], header["values"], header["sha256"]
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             say(f"{path} is damaged ({error}); starting {unit} anew")
             return None
-        if header["key"] != self.key:
-            say(f"{path} is of {header['key']}, this is {self.key}; starting {unit} anew")
+        if key != self.key:
+            say(f"{path} is of {key}, this is {self.key}; starting {unit} anew")
             return None
-        return Snapshot(tensors, header["values"])
+        if sha256 != _digest(tensors, values):
+            say(f"{path} is damaged (its content has changed); starting {unit} anew")
+            return None
+        return Snapshot(tensors, values)
 
     def _path(self, unit: str) -> Path:
         return self.folder / f"{unit}.safetensors"
+
+
+def _digest(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> str:
+    """Of all that is saved: safetensors has no checksum of its own."""
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
