@@ -133,7 +133,11 @@ class Workspace:
         """What the driver has said, and the jobs."""
         jobs = sorted((self.folder / "results" / "logs").rglob("*.log"))
         files = [self.folder / "driver.log", *jobs]
-        return "\n".join(f"== {path.name}\n{path.read_text()[-6000:]}" for path in files)
+        texts = []
+        for path in files:
+            with contextlib.suppress(FileNotFoundError):  # snakemake removes a job's log when it begins anew
+                texts.append(f"== {path.name}\n{path.read_text()[-6000:]}")
+        return "\n".join(texts)
 
 
 def until(ready: Callable[[], bool], seconds: float = 90) -> None:
