@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--mirror", type=Path, default=None, help="folder with the real benchmark data, laid out as a download mirror"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only `-m gpu` uses a GPU: the other tests mean the same on every machine, and take no device from anybody."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

@@ -349,8 +349,9 @@ def test_each_job_of_a_cluster_has_devices_of_its_own(
 
 
 def test_a_clusters_job_that_was_given_no_gpu_uses_none_of_the_nodes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], locks: Path
 ) -> None:
+    """Unless it is told to; and then it counts them as all jobs do."""
     (tmp_path / "driver" / "0000:01:00.0").mkdir(parents=True)
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     with Share("auto") as share:
@@ -359,6 +360,7 @@ def test_a_clusters_job_that_was_given_no_gpu_uses_none_of_the_nodes(
     with Share("cuda") as share:
         assert share.device("s") == "cuda"
         assert share.devices == ["0"]
+        assert [path.name for path in locks.glob("*.lock")] == ["0.0.lock"]
 
 
 # The folder of locks

@@ -39,13 +39,13 @@ class Attempt:
     error: str
 
 
-def attempt(stage: Stage, store: Store, fate: Fate = Fate()) -> Attempt:
+def attempt(stage: Stage, store: Store, fate: Fate = Fate(), device: str = "auto") -> Attempt:
     """Runs the stage in a process of its own, to its end."""
     report = store.results / "attempt.json"
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(json.dumps({"steps": 0}))
     error = store.results / "attempt.log"
-    process = CONTEXT.Process(target=_run, args=(stage.to_json(), store, fate, report, error))
+    process = CONTEXT.Process(target=_run, args=(stage.to_json(), store, fate, device, report, error))
     started = time.monotonic()
     process.start()
     process.join(60)
@@ -54,7 +54,7 @@ def attempt(stage: Stage, store: Store, fate: Fate = Fate()) -> Attempt:
     return Attempt(process.exitcode, steps, time.monotonic() - started, error.read_text())
 
 
-def _run(document: dict[str, Any], store: Store, fate: Fate, report: Path, error: Path) -> None:
+def _run(document: dict[str, Any], store: Store, fate: Fate, device: str, report: Path, error: Path) -> None:
     """In the child. Steps are counted as they are done, whatever happens after."""
     from dlpipe.runtime import loop
     from dlpipe.runtime.checkpoints import Checkpoints
@@ -81,7 +81,7 @@ def _run(document: dict[str, Any], store: Store, fate: Fate, report: Path, error
     stage = Stage.from_json(document)
     run = {"pretrain": pretrain.run, "finetune": finetune.run}[stage.rule]
     try:
-        run(stage, store, deadline=fate.deadline)
+        run(stage, store, device=device, deadline=fate.deadline)
     except loop.Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(interrupted.exit_code)
