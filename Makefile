@@ -30,4 +30,4 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .snakemake data/raw data/prepared results/*/ results/.checkpoints results/.locks
+	rm -rf $(VENV) .snakemake data/raw data/prepared results/*/ results/.checkpoints results/.running results/.locks data/.locks

@@ -10,15 +10,18 @@ configfile: "config/config.yaml"
 container: "docker://python:3.11-slim"
 
 
-WORK = Workflow(config)
+WORK = Workflow(config, on_cluster=workflow.remote_exec)
 
 
 wildcard_constraints:
     stage=r"[a-zA-Z0-9.-]+",
 
 
+# Compute nodes often have no network, and a report takes less time than a place in the queue.
 localrules:
     all,
+    fetch,
+    report,
 
 
 rule all:

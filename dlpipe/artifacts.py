@@ -7,18 +7,21 @@ is not an artifact: the manifest is written last, inside a temporary folder that
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 from dlpipe.errors import StepError
 from dlpipe.locks import Lock
@@ -36,6 +39,18 @@ FOLDERS = {
 DIGEST_LENGTH = 12
 MANIFEST = "manifest.json"
 FORMAT = 1
+MOST_JSON = 64 << 20
+"""Bytes of a manifest or a stage document."""
+STAGE_SHAPE = {"rule": str, "name": str, "id": str, "spec": dict, "inputs": dict, "seeds": list, "versions": dict}
+FILE_SHAPE = {"bytes": int, "sha256": str}
+MANIFEST_SHAPE = {
+    "files": dict,
+    "extra": dict,
+    "facts": dict,
+    "sources": dict,
+    "times": {"started": str, "seconds": int | float, "cpu_seconds": int | float},
+    "environment": {"commit": str, "dirty": bool, "host": str, "processor": str, "python": str, "versions": dict},
+}
 
 
 class ArtifactError(StepError):
@@ -52,13 +67,14 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[IO[bytes]]:
     """The file is complete or absent, after a power cut too: written beside the target, fsynced, renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -67,6 +83,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes the whole of a file by `open_atomically`."""
+    with open_atomically(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 @dataclass(frozen=True)
@@ -115,21 +137,21 @@ class Stage:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Stage:
         """Raises ArtifactError when the document's id is not the digest of its content."""
-        try:
-            stage = cls(
-                rule=document["rule"],
-                name=document["name"],
-                spec=document["spec"],
-                inputs=document["inputs"],
-                seeds=tuple(document["seeds"]),
-                versions=document["versions"],
-                hints=document.get("hints", {}),
+        if not _fits(document, STAGE_SHAPE) or not isinstance(document.get("hints", {}), dict):
+            raise ArtifactError(f"not a stage document: it needs {', '.join(STAGE_SHAPE)}")
+        stage = cls(
+            rule=document["rule"],
+            name=document["name"],
+            spec=document["spec"],
+            inputs=document["inputs"],
+            seeds=tuple(document["seeds"]),
+            versions=document["versions"],
+            hints=document.get("hints", {}),
+        )
+        if document["id"] != stage.id:
+            raise ArtifactError(
+                f"the stage document of {document['id']} has been changed: its content belongs to {stage.id}"
             )
-            claimed = document["id"]
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"not a stage document: {error}") from error
-        if claimed != stage.id:
-            raise ArtifactError(f"the stage document of {claimed} has been changed: its content belongs to {stage.id}")
         return stage
 
 
@@ -148,6 +170,12 @@ class Artifact:
     def extra(self) -> Mapping[str, Any]:
         return self.manifest["extra"]
 
+    def unlisted(self) -> list[Path]:
+        """Files that the manifest does not know, which nothing reads; hidden ones are the file system's own."""
+        listed = {self.folder / name for name in (MANIFEST, *self.manifest["files"])}
+        found = (path for path in self.folder.rglob("*") if not path.name.startswith("."))
+        return sorted(path for path in found if path not in listed and not path.is_dir())
+
     def path(self, name: str) -> Path:
         """Raises ArtifactError for a file that the manifest does not list: it may be left over or planted."""
         if name not in self.manifest["files"]:
@@ -163,6 +191,20 @@ class Draft:
         self.lock = lock
         self.extra: dict[str, Any] = {}
 
+    @contextlib.contextmanager
+    def tensors(self, name: str) -> Iterator[Path]:
+        """Where safetensors is to write a file. Its own kind of error becomes the OSError that is behind it."""
+        from safetensors import SafetensorError
+
+        path = self.folder / name
+        try:
+            yield path
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
 
 class Store:
     """Where artifacts live: `data` for raw and prepared data, `results` for everything that is computed."""
@@ -172,8 +214,22 @@ class Store:
         self.results = Path(results)
 
     def folder(self, rule: str, stage_id: str) -> Path:
-        root, sub = FOLDERS[rule]
-        return (self.data if root == "data" else self.results) / sub / stage_id
+        """Raises ArtifactError for an id that would lead out of the store, as a document made up by hand may have."""
+        if not stage_id or "/" in stage_id or "\0" in stage_id or stage_id.startswith("."):
+            raise ArtifactError(f"{stage_id!r} is no stage's id")
+        return self._root(rule) / FOLDERS[rule][1] / stage_id
+
+    def lock_file(self, rule: str, stage_id: str) -> Path:
+        """Beside the artifact: two stores may share their data and not their results."""
+        return self._root(rule) / ".locks" / f"{stage_id}.json"
+
+    def _root(self, rule: str) -> Path:
+        return self.data if FOLDERS[rule][0] == "data" else self.results
+
+    def output(self, stage: Stage) -> Path:
+        """What Snakemake knows the artifact by."""
+        folder = self.folder(stage.rule, stage.id)
+        return folder if stage.rule == "plot" else folder / MANIFEST
 
     def checkpoints(self, stage: Stage) -> Path:
         """Resume state lives apart from the outputs, which Snakemake deletes when a job fails."""
@@ -182,14 +238,24 @@ class Store:
     def stage_file(self, stage_id: str) -> Path:
         return self.results / "stages" / f"{stage_id}.json"
 
+    @property
+    def last_plan(self) -> Path:
+        """What Snakemake was last asked for: its config, and the ids of the plan's stages, inputs first."""
+        return self.results / "stages" / "last-plan.json"
+
     def is_done(self, rule: str, stage_id: str) -> bool:
         """Whether the artifact stands, by its manifest and the sizes of its files; `read` looks at every byte."""
+        return self.standing(rule, stage_id) is not None
+
+    def standing(self, rule: str, stage_id: str) -> dict[str, Any] | None:
+        """The manifest of an artifact that stands, as in `is_done`; None when it does not."""
+        folder = self.folder(rule, stage_id)
         try:
-            manifest = read_manifest(self.folder(rule, stage_id), stage_id)
-            _check_files(self.folder(rule, stage_id), manifest, hashes=False)
+            manifest = read_manifest(folder, stage_id)
+            _check_files(folder, manifest, hashes=False)
         except ArtifactError:
-            return False
-        return True
+            return None
+        return manifest
 
     def read(self, rule: str, stage_id: str) -> Artifact:
         """The verified artifact. Raises ArtifactError, naming the file, when it is missing or any byte has changed."""
@@ -206,7 +272,10 @@ class Store:
         except ArtifactError as error:
             if not folder.exists():
                 raise ArtifactError(f"{error}. Run `dlpipe {rule} {stage_id}` (or snakemake) first") from error
-            kept = self.set_aside(rule, stage_id)
+            try:
+                kept = self.set_aside(rule, stage_id)
+            except OSError as failure:
+                raise ArtifactError(f"{error}. It could not be moved out of the way: {failure}") from error
             raise ArtifactError(
                 f"{error}. It was moved to {kept}; run the same command again to make it anew"
             ) from error
@@ -223,33 +292,58 @@ class Store:
 
         `facts` (threads, device …) go into the manifest. Raises LockedError when a live process makes the same one.
         """
-        folder = self.folder(stage.rule, stage.id)
+        started = time.gmtime()
+        wall, cpu = time.monotonic(), time.process_time()  # the other clock may be set
+        with self._put_in_place(stage.rule, stage.id) as draft:
+            yield draft
+            times = {
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
+                "seconds": round(time.monotonic() - wall, 3),
+                "cpu_seconds": round(time.process_time() - cpu, 3),
+                "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            }
+            _write_manifest(draft.folder, stage, draft.extra, times, facts)
+        shutil.rmtree(self.checkpoints(stage), ignore_errors=True)
+
+    @contextlib.contextmanager
+    def receive(self, rule: str, stage_id: str, files: Mapping[str, Mapping[str, Any]]) -> Iterator[Draft]:
+        """Takes in an artifact that was made elsewhere: yields a draft folder for its files, manifest included.
+
+        `files` is what the manifest must list; that the bytes are those of the digests is for the caller to see to. A
+        damaged artifact in the same place is set aside. Raises ArtifactError when the manifest is another's.
+        """
+        with self._put_in_place(rule, stage_id) as draft:
+            yield draft
+            manifest = read_manifest(draft.folder, stage_id)
+            if manifest["stage"]["rule"] != rule or manifest["files"] != files:
+                raise ArtifactError(f"the manifest of {stage_id} is that of other files, or of another rule")
+            _check_files(draft.folder, manifest, hashes=False)
+            if self.folder(rule, stage_id).exists():
+                self.set_aside(rule, stage_id)
+        shutil.rmtree(self.checkpoints(Stage.from_json(manifest["stage"])), ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _put_in_place(self, rule: str, stage_id: str) -> Iterator[Draft]:
+        """A folder that becomes the artifact's when the block ends, under the stage's lock; removed if it fails."""
+        folder = self.folder(rule, stage_id)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        started, cpu_started = time.time(), time.process_time()
-        with Lock(self.results / ".locks" / f"{stage.id}.json") as lock:
-            for orphan in folder.parent.glob(f".making-{stage.id}-*"):
+        with Lock(self.lock_file(rule, stage_id)) as lock:
+            for orphan in folder.parent.glob(f".making-{stage_id}-*"):
                 shutil.rmtree(orphan, ignore_errors=True)  # we hold the lock, so its maker is dead
-            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".making-{stage.id}-"))
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".making-{stage_id}-"))
             os.chmod(temporary, 0o755)
             try:
-                draft = Draft(temporary, lock)
-                yield draft
-                times = {
-                    "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-                    "seconds": round(time.time() - started, 3),
-                    "cpu_seconds": round(time.process_time() - cpu_started, 3),
-                    "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-                }
-                _write_manifest(temporary, stage, draft.extra, times, facts)
+                yield Draft(temporary, lock)
                 lock.check()
                 if folder.exists():
                     shutil.rmtree(folder)
                 temporary.rename(folder)
                 _fsync_folder(folder.parent)
-            except BaseException:
+            except BaseException as error:
                 shutil.rmtree(temporary, ignore_errors=True)
+                if isinstance(error, OSError) and error.filename is None:
+                    error.filename = str(folder)  # a full disk does not say which
                 raise
-        shutil.rmtree(self.checkpoints(stage), ignore_errors=True)
 
     def artifact_folders(self) -> Iterator[tuple[str, Path]]:
         """Rule and folder of everything that stands where artifacts stand, sound or not."""
@@ -269,17 +363,43 @@ def read_manifest(folder: Path, stage_id: str) -> dict[str, Any]:
     """The manifest, once its seal and its stage's digest hold. Raises ArtifactError."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
-        seal = manifest.pop("seal")
+        manifest = read_json(path)
+        seal = manifest.pop("seal", None)
         intact = seal == hashlib.sha256(canonical_json(manifest).encode()).hexdigest()
         stage = Stage.from_json(manifest["stage"])
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{folder} is missing or unfinished: it has no {MANIFEST}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ArtifactError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged: {error}") from error
     if not intact or stage.id != stage_id:
         raise ArtifactError(f"{path} is damaged: its content is not what was sealed for {stage_id}")
+    if not _fits(manifest, MANIFEST_SHAPE) or not all(_fits(file, FILE_SHAPE) for file in manifest["files"].values()):
+        raise ArtifactError(f"{path} is damaged: it has not the form of a manifest")
     return manifest
+
+
+class Fields(dict[str, Any]):
+    """A JSON object that answers for a missing field with an ArtifactError, not a KeyError."""
+
+    def __missing__(self, key: str) -> Any:
+        raise ArtifactError(f"there is no field {key!r}: another version of dlpipe wrote this, or a hand; plan again")
+
+
+def read_json(path: Path) -> Any:
+    """A document of ours. Raises ValueError or RecursionError for what is none, and FileNotFoundError."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file")
+    if status.st_size > MOST_JSON:
+        raise ValueError(f"it has {status.st_size:,} bytes; at most {MOST_JSON:,} are read")
+    return json.loads(path.read_bytes(), object_hook=Fields)
+
+
+def _fits(value: Any, shape: Any) -> bool:
+    """Whether a value has the types, and an object at least the fields, that `shape` says."""
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(key in value and _fits(value[key], part) for key, part in shape.items())
+    return isinstance(value, shape)
 
 
 def _write_manifest(
@@ -307,13 +427,19 @@ def _write_manifest(
 
 def _check_files(folder: Path, manifest: Mapping[str, Any], *, hashes: bool) -> None:
     for name, expected in manifest["files"].items():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+            raise ArtifactError(f"{folder / MANIFEST} names {name!r}, which is not in its folder")
         path = folder / name
         try:
-            size = path.stat().st_size
-        except FileNotFoundError:
+            status = path.stat()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
             raise ArtifactError(f"{path} is missing") from None
-        if size != expected["bytes"]:
-            raise ArtifactError(f"{path} has {size} bytes; its manifest says {expected['bytes']}")
+        if not stat.S_ISREG(status.st_mode):
+            raise ArtifactError(f"{path} is no regular file")
+        if status.st_size != expected["bytes"]:
+            raise ArtifactError(f"{path} has {status.st_size} bytes; its manifest says {expected['bytes']}")
         if hashes and sha256_of_file(path) != expected["sha256"]:
             raise ArtifactError(f"{path} does not match its manifest's sha256: its content has changed")
 
@@ -328,7 +454,7 @@ def _fsync_folder(folder: Path) -> None:
 
 def write_if_changed(path: Path, text: str) -> None:
     """Leaves a file that holds `text` already as it is, its time too."""
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         write_atomically(path, text)
 
 
@@ -340,9 +466,13 @@ def write_stages(store: Store, stages: Iterable[Stage]) -> None:
 
 def read_stage(store: Store, stage_id: str) -> Stage:
     """Raises ArtifactError when there is no such document, or when it has been changed."""
+    path = store.stage_file(stage_id)
     try:
-        return Stage.from_json(json.loads(store.stage_file(stage_id).read_bytes()))
+        stage = Stage.from_json(read_json(path))
     except FileNotFoundError as error:
         raise ArtifactError(f"no stage {stage_id}; `dlpipe plan EXPERIMENT` lists them") from error
-    except ValueError as error:
-        raise ArtifactError(f"{store.stage_file(stage_id)} is damaged: {error}; delete it and plan again") from error
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged: {error}; delete it and plan again") from error
+    if stage.id != stage_id:
+        raise ArtifactError(f"{path} is damaged: it is of {stage.id}; delete it and plan again")
+    return stage

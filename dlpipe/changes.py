@@ -43,24 +43,40 @@ def _text(value: Any) -> str:
     return value if value == ABSENT else repr(value)
 
 
+class Timings:
+    """What stages took that stand."""
+
+    def __init__(self) -> None:
+        self._alike: dict[tuple[str, str, int], list[float]] = {}
+        self._of_rule: dict[str, list[float]] = {}
+
+    def add(self, stage: Stage, manifest: Mapping[str, Any]) -> None:
+        for times in self._lists(stage):
+            times.append(manifest["times"]["seconds"])
+
+    def seconds(self, stage: Stage) -> float | None:
+        """The median time of the stages of this name and number of seeds, else of this rule; None without any."""
+        return next((median(times) for times in self._lists(stage) if times), None)
+
+    def _lists(self, stage: Stage) -> tuple[list[float], list[float]]:
+        alike = (stage.rule, stage.name, len(stage.seeds))
+        return self._alike.setdefault(alike, []), self._of_rule.setdefault(stage.rule, [])
+
+
 class History:
     """The artifacts that stand, read once, by rule."""
 
     def __init__(self, store: Store) -> None:
-        self.of_rule: dict[str, list[tuple[Stage, Mapping[str, Any]]]] = {}
+        self.of_rule: dict[str, list[Stage]] = {}
+        self.timings = Timings()
         for rule, _, manifest in store.manifests():
-            self.of_rule.setdefault(rule, []).append((Stage.from_json(manifest["stage"]), manifest))
-
-    def seconds(self, stage: Stage) -> float | None:
-        """The median time of the stages of this name, else of this rule; None when there is none."""
-        past = self.of_rule.get(stage.rule, [])
-        same = [m["times"]["seconds"] for s, m in past if s.name == stage.name and len(s.seeds) == len(stage.seeds)]
-        times = same or [m["times"]["seconds"] for _, m in past]
-        return median(times) if times else None
+            stage = Stage.from_json(manifest["stage"])
+            self.of_rule.setdefault(rule, []).append(stage)
+            self.timings.add(stage, manifest)
 
     def nearest(self, stage: Stage, excluded: Mapping[str, Any]) -> Stage | None:
         """The artifact of the same rule that differs in the fewest fields, leaving out those of the present plan."""
-        candidates = [s for s, _ in self.of_rule.get(stage.rule, []) if s.id not in excluded]
+        candidates = [s for s in self.of_rule.get(stage.rule, []) if s.id not in excluded]
         same_name = [s for s in candidates if s.name == stage.name] or candidates
         return min(same_name, key=lambda other: (len(list(_differences(other, stage))), other.id), default=None)
 
@@ -70,7 +86,7 @@ def explain(plan: Plan, stage: Stage, store: Store, history: History) -> Reason:
     nearest = history.nearest(stage, plan.stages)
     changes = () if nearest is None else tuple(_changes(plan, nearest, stage))
     inputs = tuple(i for i in stage.input_ids() if not store.is_done(plan.stages[i].rule, i))
-    return Reason(stage, nearest.id if nearest else None, changes, inputs, history.seconds(stage))
+    return Reason(stage, nearest.id if nearest else None, changes, inputs, history.timings.seconds(stage))
 
 
 def _changes(plan: Plan, old: Stage, new: Stage) -> Iterator[Change]:

@@ -6,6 +6,7 @@ verify; 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -18,6 +19,7 @@ COMMANDS = {
     "list": ("planning", "The experiments there are."),
     "plan": ("planning", "The stages of experiments: what is shared, done, to run, and why."),
     "why": ("planning", "Why a stage or an experiment would run: the fields that changed."),
+    "status": ("status", "What runs where, how far it is, what failed, and the command that reruns it."),
     "fetch": ("stages", "Download the data sets, verified."),
     "prepare": ("stages", "Split and store the data sets."),
     "pretrain": ("stages", "Train layers greedily, without labels."),
@@ -25,12 +27,21 @@ COMMANDS = {
     "evaluate": ("stages", "Measure trained networks."),
     "plot": ("stages", "Draw the figures."),
     "report": ("stages", "Write the report from metrics and figures."),
+    "pack": ("moving", "Put artifacts into one file, for another machine."),
+    "unpack": ("moving", "Take the artifacts out of such a file, verified."),
     "check": ("inspecting", "Judge the claims; exit code 3 if one is not reproduced."),
     "show": ("inspecting", "An artifact: what made it, what is in it."),
     "verify": ("inspecting", "Read every byte of the artifacts; exit code 3 if one is damaged."),
     "schema": ("inspecting", "The JSON schema of experiment files."),
 }
 """Name to its module in `dlpipe.commands` and its help. A command is imported when called: `--help` stays quick."""
+
+_SPACE = "free some space and run the same command again"
+ADVICE = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EROFS: "make it writable, or name other folders with --data and --results",
+}
 
 OK, FAILED, USAGE, NOT_REPRODUCED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -106,7 +117,11 @@ def run(command: Callable[..., Any], arguments: list[str] | None = None) -> int:
     except SpecError as error:
         click.echo(str(error), err=True)
         return USAGE
-    except (StepError, OSError) as error:
+    except StepError as error:
         click.echo(f"dlpipe: {error}", err=True)
         return getattr(error, "exit_code", FAILED)
+    except OSError as error:
+        advice = ADVICE.get(error.errno or 0)
+        click.echo(f"dlpipe: {error}{f'; {advice}' if advice else ''}", err=True)
+        return FAILED
     return result if isinstance(result, int) else OK

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dlpipe.artifacts import Stage, Store
+from dlpipe.resources import ON_A_DEVICE, size_of, threads
 from dlpipe.spec.base import Component
 from dlpipe.spec.claims import Levels
 from dlpipe.spec.experiment import Experiment, Phase
@@ -193,6 +194,8 @@ class _Chain:
     ) -> str:
         hints = {**parts.pop("hints", {}), "implementations": _implementations(rule, components)}
         stage = Stage(rule=rule, name=name, versions=_versions(rule, components), hints=hints, **parts)
+        if rule in ON_A_DEVICE:
+            hints["threads"] = threads(size_of(stage, self.plan.stages.__getitem__))
         return self.plan.add(stage, Origin(self.variant, origins))
 
     def _fetch(self) -> str:

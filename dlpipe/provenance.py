@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,26 @@ def source_digests(implementations: Mapping[str, str]) -> dict[str, str]:
 
 @lru_cache
 def _module_digest(module: str) -> str:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
+    spec = _find(module)
+    if spec is None or not spec.has_location or spec.origin is None:
         return "unknown"
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16]
+
+
+def _find(module: str) -> ModuleSpec | None:
+    """Where a module stands. `find_spec` alone would run its package: a name out of a manifest must not do that."""
+    package, *inner = module.split(".")
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # an empty name, or `__main__`
+        return None
+    name = package
+    for part in inner:
+        if spec is None or spec.origin is None or spec.submodule_search_locations is None:
+            return None
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, spec.submodule_search_locations)
+    return spec
 
 
 @lru_cache

@@ -15,6 +15,7 @@ from typing import Any
 from dlpipe.artifacts import MANIFEST, Stage, Store, write_if_changed, write_stages
 from dlpipe.errors import StepError
 from dlpipe.plan import EXPERIMENTS, Plan, make_plan
+from dlpipe.resources import CAPS, Size, ask, size_of
 from dlpipe.spec.problems import SpecError
 from dlpipe.spec.variants import find_experiment, load
 
@@ -29,27 +30,28 @@ CONFIG_KEYS = (
     "offline",
     "device",
     "jobs_per_gpu",
+    "gpu_model",
+    "max_mem_mb",
+    "max_runtime",
+    "max_gpu",
 )
-DEFAULT_RESOURCES = {
-    "fetch": {"mem_mb": 500, "runtime": 60},
-    "prepare": {"mem_mb": 2000, "runtime": 20},
-    "pretrain": {"mem_mb": 4000, "runtime": 240, "gpu": 0},
-    "finetune": {"mem_mb": 4000, "runtime": 240, "gpu": 0},
-    "evaluate": {"mem_mb": 4000, "runtime": 30, "gpu": 0},
-    "plot": {"mem_mb": 1000, "runtime": 10},
-}
-"""mem_mb in MB, runtime in minutes; an experiment's `resources` overrides them for its own stages."""
 
 
 class Workflow:
     """The plan of a Snakemake run, in the words of a Snakefile."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        """Ends the program with the message, and no traceback, when an experiment or the config is wrong."""
+    def __init__(self, config: Mapping[str, Any], *, on_cluster: bool = False) -> None:
+        """Ends the program with the message, and no traceback, when an experiment or the config is wrong.
+
+        `on_cluster`: whether this Snakemake is the one that a cluster's job started to run its stage.
+        """
         unknown = [key for key in config if key not in CONFIG_KEYS]
         if unknown:
             sys.exit(f"unknown config key {', '.join(map(repr, unknown))}; known are {', '.join(CONFIG_KEYS)}")
         self.config = config
+        self.on_cluster = on_cluster
+        self.caps = {name: self._cap(name, most) for name, most in CAPS.items()}
+        self.sizes: dict[str, Size] = {}
         self.scale = str(config.get("scale", "demo"))
         self.store = Store(config.get("data", "data"), config.get("results", "results"))
         names = config.get("experiments") or []
@@ -61,7 +63,14 @@ class Workflow:
         except (SpecError, StepError) as error:
             sys.exit(str(error))
         write_stages(self.store, self.plan.stages.values())
+        self._write_plan()
         self._write_report_request()
+
+    def _write_plan(self) -> None:
+        """For `dlpipe status`; a job on a cluster, which plans again, finds it written."""
+        config = {**self.config, "experiments": self.names, "scale": self.scale}
+        document = {"config": config, "stages": list(self.plan.stages)}
+        write_if_changed(self.store.last_plan, json.dumps(document, indent=1, sort_keys=True))
 
     def _plan(self) -> Plan:
         names = [find_experiment(name, self.root) for name in self.names]
@@ -73,10 +82,28 @@ class Workflow:
         return ["--data", str(self.store.data), "--results", str(self.store.results)]
 
     @property
-    def device(self) -> list[str]:
+    def _device(self) -> str:
+        return str(self.config.get("device", "auto"))
+
+    def device(self, wildcards: Any) -> list[str]:
+        """What a stage computes on; one that asks for no GPU leaves those of the machine to others."""
+        count = self.resource("gpu")(wildcards, attempt=1)
+        arguments = ["--device", self._device if count else "cpu", "--threads", str(self.threads(wildcards))]
         jobs = self.config.get("jobs_per_gpu")
-        sharing = [] if jobs is None else ["--jobs-per-gpu", str(jobs)]
-        return ["--device", str(self.config.get("device", "auto")), *sharing]
+        return arguments if jobs is None else [*arguments, "--jobs-per-gpu", str(jobs)]
+
+    def ranks(self, wildcards: Any) -> list[str]:
+        """One process a GPU, of those that train."""
+        count = self.resource("gpu")(wildcards, attempt=1)
+        return ["--ranks", str(count)] if count > 1 else []
+
+    def gpu_model(self, wildcards: Any) -> str:
+        """The model that a cluster is asked for, which is the site's affair; nothing for a job without a GPU."""
+        return str(self.config.get("gpu_model", "")) if self.resource("gpu")(wildcards, attempt=1) else ""
+
+    def deadline(self, wildcards: Any, resources: Any) -> list[str]:
+        """On a cluster training stops in time for the job's limit, its state saved; a workstation sets no limit."""
+        return ["--deadline", str(60 * int(resources.runtime))] if self.on_cluster else []
 
     @property
     def sources(self) -> list[str]:
@@ -103,25 +130,39 @@ class Workflow:
     def inputs(self, wildcards: Any) -> list[str]:
         """What a stage reads: the manifests of its inputs."""
         stage = self._stage(wildcards)
-        return [self._output(self.plan.stages[i]) for i in stage.input_ids()]
+        return [str(self.store.output(self.plan.stages[i])) for i in stage.input_ids()]
 
-    def resource(self, rule: str, name: str) -> Callable[[Any], int]:
-        """A function of the job: what the stage's experiments ask for, else the rule's default."""
+    def resource(self, name: str) -> Callable[..., int]:
+        """A function of the job and the attempt; see `dlpipe.resources`."""
 
-        def amount(wildcards: Any) -> int:
-            return self.plan.resources.get(wildcards.stage, {}).get(name, DEFAULT_RESOURCES[rule][name])
+        def amount(wildcards: Any, attempt: int) -> int:
+            stage = self._stage(wildcards)
+            declared, cap = self.plan.resources.get(stage.id, {}).get(name), self.caps[name]
+            size = self._size(stage)
+            return ask(name, stage, size, declared=declared, device=self._device, attempt=attempt, cap=cap)
 
         return amount
+
+    def threads(self, wildcards: Any) -> int:
+        """By the stage alone: the number of threads changes the order of sums, so neither cores nor retries may."""
+        return int(self._stage(wildcards).hints["threads"])
+
+    def _size(self, stage: Stage) -> Size:
+        if stage.id not in self.sizes:
+            self.sizes[stage.id] = size_of(stage, self.plan.stages.__getitem__)
+        return self.sizes[stage.id]
+
+    def _cap(self, name: str, default: int) -> int:
+        value = self.config.get(f"max_{name}", default)
+        if not isinstance(value, int) or value < 1:
+            sys.exit(f"config key 'max_{name}' is {value!r}; it must be a whole number above 0")
+        return value
 
     def _stage(self, wildcards: Any) -> Stage:
         try:
             return self.plan.stages[wildcards.stage]
         except KeyError:
             sys.exit(f"no stage {wildcards.stage} in the plan of {', '.join(self.names)} at scale {self.scale}")
-
-    def _output(self, stage: Stage) -> str:
-        folder = self.store.folder(stage.rule, stage.id)
-        return str(folder if stage.rule == "plot" else folder / MANIFEST)
 
     @property
     def report(self) -> str:
@@ -145,7 +186,7 @@ class Workflow:
     def report_inputs(self) -> list[str]:
         ids = [e.figures for e in self.plan.experiments]
         ids += [i for e in self.plan.experiments for v in e.variants for i in v.metrics]
-        return [self._output(self.plan.stages[i]) for i in dict.fromkeys(ids)]
+        return [str(self.store.output(self.plan.stages[i])) for i in dict.fromkeys(ids)]
 
     @property
     def report_arguments(self) -> list[str]:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.faults.campaign import Campaign
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--mirror", type=Path, default=None, help="folder with the real benchmark data, laid out as a download mirror"
     )
+    parser.addoption(
+        "--campaign",
+        action="store_true",
+        help="only the tests named in docs/reliability.md, with many repetitions, and a table of what was lost",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Only `-m gpu` uses a GPU: the other tests mean the same on every machine, and take no device from anybody."""
+    if config.getoption("--campaign"):
+        config.pluginmanager.register(Campaign())
+    # Only `-m gpu` uses a GPU: the other tests mean the same on every machine, and take no device from anybody.
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -26,3 +36,20 @@ def mirror(request: pytest.FixtureRequest) -> Path:
     if folder is None:
         pytest.skip("needs --mirror DIR")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def often(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """How often to try something: `often(in every run of the tests, in the campaign)`."""
+    campaign = request.config.getoption("--campaign")
+    return lambda always, in_campaign: in_campaign if campaign else always
+
+
+@pytest.fixture
+def tried(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Tells the campaign's table how often this test tried something, if more than once, and what it measured."""
+
+    def tell(times: int, note: str = "") -> None:
+        request.node.user_properties.append(("tried", (times, note)))
+
+    return tell

@@ -199,6 +199,12 @@ def test_whoever_lost_the_lock_does_not_write(store):
     assert not store.folder("pretrain", STAGE.id).exists()
 
 
+def test_who_shares_the_data_and_not_the_results_shares_the_datas_locks(tmp_path):
+    ours, theirs = (Store(tmp_path / "data", tmp_path / name) for name in ("ours", "theirs"))
+    for rule, shared in (("fetch", True), ("prepare", True), ("pretrain", False), ("plot", False)):
+        assert (ours.lock_file(rule, "x") == theirs.lock_file(rule, "x")) is shared
+
+
 def test_a_lock_of_another_host_is_free_after_its_patience(tmp_path):
     path = tmp_path / "lock.json"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
@@ -219,3 +225,8 @@ def test_a_reused_process_id_does_not_hold_a_lock(tmp_path):
 def test_sources_are_digested_without_importing_them():
     digests = source_digests({"stage.pretrain": "dlpipe.stages.pretrain:run"})
     assert len(digests["stage.pretrain"]) == 16
+
+
+@pytest.mark.parametrize("module", ["not_installed.layers:Layer", "", ":x"])
+def test_a_component_that_is_not_installed_here_has_no_digest(module):
+    assert source_digests({"layer.other": module}) == {"layer.other": "unknown"}

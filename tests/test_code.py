@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "dlpipe").rglob("*.py"))
-GROUND = ("artifacts", "errors", "locks", "provenance", "progress")
+GROUND = ("artifacts", "errors", "locks", "provenance", "progress", "running")
 MAY_IMPORT = {
     "spec": {"spec"},
     "errors": set(),
@@ -20,11 +20,15 @@ MAY_IMPORT = {
     "artifacts": {"errors", "locks", "provenance"},
     "progress": set(),
     "gpus": {"errors", "progress"},
+    "running": {"artifacts", "locks", "progress"},
+    "status": {"changes", "running", "artifacts", "errors", "locks"},
     "models": set(),
     "layers": set(),
     "datasets": {"datasets", "spec", *GROUND},
-    "plan": {"spec", *GROUND},
+    "plan": {"resources", "spec", *GROUND},
+    "resources": {"spec", *GROUND},
     "changes": {"plan", "spec", *GROUND},
+    "packs": {"artifacts", "errors", "progress"},
     "runtime": {"runtime", "gpus", "spec", *GROUND, "datasets"},
     "tasks": {"tasks", "models", "layers"},
     "figures": {"figures", "spec", "artifacts", "report"},

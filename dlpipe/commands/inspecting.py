@@ -78,12 +78,12 @@ def show_command(stage_id: str, data: Path, results: Path, as_json: bool) -> int
 def verify_command(data: Path, results: Path, set_aside: bool) -> int:
     """Read every byte of every artifact and compare it with its manifest. Exit code 3 if one is damaged.
 
-    Also says which artifacts were made by other code than today's.
+    Also says which artifacts were made by other code than today's, and which files are not of them.
     """
     from dlpipe.provenance import source_digests
 
     store = Store(data, results)
-    damaged = outdated = count = 0
+    damaged = outdated = extra = count = 0
     for rule, folder in store.artifact_folders():
         count += 1
         try:
@@ -94,12 +94,15 @@ def verify_command(data: Path, results: Path, set_aside: bool) -> int:
             if set_aside:
                 click.echo(f"          moved to {store.set_aside(rule, folder.name)}")
             continue
+        for path in artifact.unlisted():
+            extra += 1
+            click.echo(f"extra     {path} is not in the manifest; nothing reads it")
         today = source_digests(artifact.stage.hints.get("implementations", {}))
         changed = [name for name, digest in artifact.manifest["sources"].items() if today.get(name) != digest]
         if changed:
             outdated += 1
             click.echo(f"old code  {folder}: {', '.join(changed)} changed since, under the same version")
-    click.echo(f"{count} artifacts: {damaged} damaged, {outdated} made by other code than today's")
+    click.echo(f"{count} artifacts: {damaged} damaged, {outdated} made by other code than today's, {extra} extra files")
     return NOT_REPRODUCED if damaged else OK
 
 

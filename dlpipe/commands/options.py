@@ -31,10 +31,10 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def experiment_options(command: Callable[..., Any], required: bool = True) -> Callable[..., Any]:
     """WHAT and the options that say which form of the experiment is meant."""
     options = (
-        click.argument("what", nargs=-1, required=True),
+        click.argument("what", nargs=-1, required=required),
         click.option("--scale", type=click.Choice(["demo", "lab", "paper"]), default="demo", show_default=True),
         click.option(
             "-s",

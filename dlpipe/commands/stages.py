@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,43 +9,17 @@ from typing import Any
 import click
 
 from dlpipe.artifacts import Store
+from dlpipe.commands.making import make_stages
 from dlpipe.commands.options import WHAT, examples, experiment_options, load_plan, stages_to_make
-from dlpipe.gpus import Share
 
 
-def _make(
-    rule: str,
-    what: Sequence[str],
-    scale: str,
-    overrides: Sequence[str],
-    root: Path,
-    data: Path,
-    results: Path,
-    **options: Any,
-) -> None:
+def _make(rule: str, **options: Any) -> None:
+    names = ("what", "scale", "overrides", "root", "data", "results")
+    what, scale, overrides, root, data, results = (options.pop(name) for name in names)
     store = Store(data, results)
-    deadline = time.monotonic() + options["deadline"] if options.get("deadline") else None
-    with Share(options.get("device", "cpu"), jobs_per_gpu=options.pop("jobs_per_gpu", 1)) as gpus:
-        for stage in stages_to_make(rule, what, scale, overrides, root, store):
-            # Asked here, so that a stage that stands costs no GPU and no import of torch.
-            if not store.is_done(rule, stage.id):
-                if "device" in options:
-                    options["device"] = _device(gpus, f"{rule} {stage.id}", deadline)
-                if deadline is not None:
-                    options["deadline"] = max(0.0, deadline - time.monotonic())  # for all the stages, not for each
-                importlib.import_module(f"dlpipe.stages.{rule}").run(stage, store, **options)
-            click.echo(store.folder(rule, stage.id))
-
-
-def _device(gpus: Share, what: str, deadline: float | None) -> str:
-    """Takes a GPU if one is to be used, before torch is there; what torch is told. Gives back what torch cannot use."""
-    device = gpus.device(what, deadline)
-    if device == "auto" and gpus.devices:
-        import torch
-
-        if not torch.cuda.is_available():
-            return gpus.give_back()
-    return device
+    stages = stages_to_make(rule, what, scale, overrides, root, store)
+    for stage in make_stages(stages, store, **options):
+        click.echo(store.folder(rule, stage.id))
 
 
 def _stage_command(rule: str, text: str, *lines: str) -> Callable[[Callable[..., Any]], click.Command]:
@@ -63,9 +35,7 @@ def _device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     threads = click.option(
         "--threads",
         type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="CPU threads; part of what makes results repeatable.",
+        help="CPU threads; they change the order of sums. By default what fits the size of the stage.",
     )
     device = click.option(
         "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:N."
@@ -81,6 +51,13 @@ def _device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return device(jobs_per_gpu(threads(function)))
 
 
+_ranks_option = click.option(
+    "--ranks",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that share every batch, by torchrun; each takes a GPU where there are GPUs.",
+)
 _deadline_option = click.option(
     "--deadline",
     type=click.FloatRange(0, min_open=True),
@@ -124,6 +101,7 @@ def prepare_command(**options: Any) -> None:
     "dlpipe pretrain depth --deadline 3600",
 )
 @_device_options
+@_ranks_option
 @_deadline_option
 def pretrain_command(**options: Any) -> None:
     _make("pretrain", **options)
@@ -136,6 +114,7 @@ def pretrain_command(**options: Any) -> None:
     "dlpipe finetune baselines -s 'model.units=[50]'",
 )
 @_device_options
+@_ranks_option
 @_deadline_option
 def finetune_command(**options: Any) -> None:
     _make("finetune", **options)

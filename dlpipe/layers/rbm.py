@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ class RBM(nn.Module):
     The state of persistent chains is the buffer `chains` [chains, hidden], part of `state_dict()`.
     """
 
+    particles: ClassVar[tuple[str, ...]] = ("chains",)
+    """Buffers with a row a particle, which several processes share out."""
     chains: Tensor
 
     def __init__(

@@ -1,8 +1,8 @@
 """Resume state: one file a unit of work (a seed, or a restart of a seed), plain tensors and JSON, never a pickle.
 
 A file is written beside its target, fsynced and renamed, so it is complete or absent. It belongs to one stage, device,
-number of threads and version of torch; another one's file is refused, because going on from it would not end in the
-bytes of an undisturbed run.
+number of threads and of ranks, and version of torch; another one's file is refused, because going on from it would not
+end in the bytes of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -58,22 +58,32 @@ class Checkpoints:
         if self.due():
             self.flush()
 
-    def save(self, unit: str, snapshot: Snapshot) -> None:
+    def save(self, unit: str, snapshot: Snapshot) -> bool:
+        """Whether it is on disk, as in `flush`."""
         self._pending[unit] = snapshot
-        self.flush()
+        return self.flush()
 
-    def flush(self) -> None:
-        """Writes what is remembered. Raises LockedError (from `alive`) when the stage is no longer ours."""
+    def flush(self) -> bool:
+        """Writes what is remembered. A disk that is full ends no training: that is said, and tried again when the next
+        saving is due. Raises LockedError (from `alive`) when the stage is no longer ours.
+        """
         started = time.monotonic()
         self._alive()
+        try:
+            self._write()
+        except OSError as error:
+            say(f"the state could not be saved: {error}; the saving before it stays")
+        self._last = time.monotonic()
+        self.seconds = self._last - started
+        return not self._pending
+
+    def _write(self) -> None:
         for unit, snapshot in self._pending.items():
             # One metadata entry: safetensors writes several in an order of its own.
             header = {"checkpoint": json.dumps({"key": self.key, "values": snapshot.values})}
             tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
             write_atomically(self._path(unit), save(tensors, metadata=header))
         self._pending.clear()
-        self._last = time.monotonic()
-        self.seconds = self._last - started
 
     def load(self, unit: str) -> Snapshot | None:
         """What was saved of a unit, or None; a file that does not belong here or is damaged is named and ignored."""

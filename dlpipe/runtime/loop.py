@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from dlpipe.errors import StepError
-from dlpipe.progress import track
+from dlpipe.progress import Told, track
 from dlpipe.runtime.checkpoints import Checkpoints, Snapshot
 from dlpipe.runtime.history import lower_is_better
 from dlpipe.runtime.optimizers import Optimizer
+from dlpipe.runtime.ranks import ALONE, Particles, Ranks
 from dlpipe.runtime.schedules import schedule
 from dlpipe.runtime.stopping import Interrupted, Stopping
 from dlpipe.runtime.streams import stream
@@ -35,7 +36,8 @@ whatever was there before: a layer writes over it, a task starts from none (`fro
 Validate = Callable[[], Mapping[str, float]]
 
 LOOK_EVERY = 100
-"""Steps between two transfers of the steps' scalars from the device, at which NaN is noticed."""
+"""Steps between two transfers of the steps' scalars from the device, at which NaN is noticed; fewer when they are slow.
+When it is looked changes no sum: `_look` adds the steps one by one."""
 PLATEAU_METRICS = ("valid_loss", "valid_reconstruction_error", "train_loss", "train_reconstruction_error")
 """What a schedule that follows the validation loss looks at: the first of these that the history has."""
 
@@ -64,9 +66,12 @@ class Job:
         """Name of its checkpoint."""
         return f"seed{self.seed}-restart{self.restart}"
 
+    @property
+    def unit_in_words(self) -> str:
+        return f"seed {self.seed}" + (f" restart {self.restart}" if self.restart else "")
+
     def __str__(self) -> str:
-        restart = f" restart {self.restart}" if self.restart else ""
-        return f"{self.stage} seed {self.seed}{restart}"
+        return f"{self.stage} {self.unit_in_words}"
 
 
 @dataclass
@@ -101,9 +106,14 @@ def train(
     checkpoints: Checkpoints | None = None,
     stopping: Stopping | None = None,
     saved: Snapshot | None = None,
+    ranks: Ranks = ALONE,
+    leave: Told = lambda count: None,
 ) -> Outcome:
-    """Trains `job.module` to its end, from `saved` if given. Raises Interrupted (state saved) and TrainingError."""
-    return _Loop(job, training, checkpoints, stopping or Stopping(), saved).run()
+    """Trains `job.module` to its end, from `saved` if given. Raises Interrupted (state saved) and TrainingError.
+
+    `leave` is told the progress, at least every few seconds.
+    """
+    return _Loop(job, training, checkpoints, stopping or Stopping(), saved, ranks, leave).run()
 
 
 class _Loop:
@@ -114,9 +124,13 @@ class _Loop:
         checkpoints: Checkpoints | None,
         stopping: Stopping,
         saved: Snapshot | None,
+        ranks: Ranks,
+        leave: Told,
     ) -> None:
         self.job, self.training, self.checkpoints, self.stopping = job, training, checkpoints, stopping
-        self.examples, self.batch_size = len(job.data[0]), training.batch_size
+        self.leave = leave
+        self.ranks, self.particles = ranks, Particles(job.module, ranks)
+        self.examples, self.batch_size = ranks.most(len(job.data[0])), ranks.even("batch_size", training.batch_size)
         self.device = job.data[0].device
         self.steps_per_epoch = -(-self.examples // self.batch_size)
         self.total = self._steps(training.duration)
@@ -133,6 +147,8 @@ class _Loop:
         self.gradient_norm = torch.zeros(())
         if saved is not None:
             self._restore(saved)
+        ranks.align(job.module.state_dict().values())
+        self.particles.share_out()
         self.losses: list[float] = []
         for _, _, metrics in self.state.validations:
             self._follow(metrics)
@@ -142,7 +158,8 @@ class _Loop:
 
     def run(self) -> Outcome:
         state, started = self.state, time.monotonic() - self.state.seconds
-        with track(str(self.job), self.total) as progress:
+        with track(str(self.job), self.total, per_epoch=self.steps_per_epoch, leave=self.leave) as progress:
+            progress(state.step)
             batches: tuple[Tensor, ...] = ()
             while state.step < self.total and not state.stopped:
                 self._stop_or_save(started)
@@ -150,32 +167,35 @@ class _Loop:
                 if not batches or position == 0:
                     batches = self._order(epoch)
                 self._one_step(batches[position])
-                if state.step % LOOK_EVERY == 0:
+                if state.step % LOOK_EVERY == 0 or progress.due():
                     progress(state.step, **self._look())
                 if state.step % self.validate_every == 0 or state.step == self.total:
                     self._validation()
         state.seconds = time.monotonic() - started
         if self.best:
             self.job.module.load_state_dict(self.best)
+        self.particles.bring_together()
         last = len(state.validations) - 1
         return Outcome(state.validations, last if state.best is None else state.best, state.seconds)
 
     def _order(self, epoch: int) -> tuple[Tensor, ...]:
-        """The epoch's examples in batches: a permutation drawn on the CPU, the same for every device."""
+        """This rank's share of the epoch's batches: a permutation drawn on the CPU, the same for every device."""
         generator = stream(self.job.seed, f"{self.job.phase}/order", self.job.restart, epoch)
-        return torch.randperm(self.examples, generator=generator).to(self.device).split(self.batch_size)
+        order = torch.randperm(len(self.job.data[0]), generator=generator)[: self.examples].to(self.device)
+        return tuple(self.ranks.share(batch) for batch in order.split(self.batch_size))
 
     def _one_step(self, indices: Tensor) -> None:
         job, state = self.job, self.state
         batch = [tensor.index_select(0, indices) for tensor in job.data]
         generator = stream(job.seed, f"{job.phase}/step", job.restart, state.step, device=self.device)
-        with self._precision():
+        with self._precision(), self.ranks.noise(len(indices), *self.particles.shares):
             scalars = job.step(*batch, generator)
+        scalars = self.ranks.average(self.parameters.values(), scalars)
         if self.training.clip_norm is not None:
             self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.training.clip_norm)
         self.factor = self.schedule(state.step, self.total, self.losses)
         self.optimizer.step(self.factor)
-        self.recent.append((len(indices), scalars))
+        self.recent.append((len(indices) * self.ranks.world, scalars))
         state.step += 1
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -215,6 +235,7 @@ class _Loop:
             self.gradient_norm = nn.utils.get_total_norm(gradients)
         metrics["learning_rate"] = self.optimizer.learning_rate * self.factor
         metrics["grad_norm"] = float(self.gradient_norm)
+        metrics = dict(zip(metrics, self.ranks.from_first(list(metrics.values())), strict=True))
         for name, value in metrics.items():
             self._guard(name, value, state.step)
         state.validations.append((state.step, state.step / self.steps_per_epoch, metrics))
@@ -253,29 +274,35 @@ class _Loop:
         if self.checkpoints is None:
             return
         reason = self.stopping.reason(needed=2 * self.checkpoints.seconds)
-        if reason is None and not self.checkpoints.due():
+        reason, due = self.ranks.agree(reason, self.checkpoints.due())
+        if reason is None and not due:
             return
         self._look()
         self.state.seconds = time.monotonic() - started
-        self.checkpoints.save(self.job.unit, self._snapshot())
+        snapshot = self._snapshot()
+        saved = self.checkpoints.save(self.job.unit, snapshot) if self.ranks.first else True
         if reason is not None:
+            self.ranks.barrier()  # torchrun ends the others when one leaves: not before the first one has saved
             raise Interrupted(
-                f"{self.job}: stopped by {reason} at step {self.state.step} of {self.total}, state saved; "
-                "run the same command again to go on",
+                f"{self.job}: stopped by {reason} at step {self.state.step} of {self.total}, "
+                f"state {'saved' if saved else 'not saved'}; run the same command again to go on",
                 reason,
             )
 
     def _snapshot(self) -> Snapshot:
-        tensors = {f"module/{name}": tensor for name, tensor in self.job.module.state_dict().items()}
+        tensors = {
+            f"module/{name}": tensor for name, tensor in self.particles.whole(self.job.module.state_dict()).items()
+        }
         tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state().items()}
-        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.particles.whole(self.best).items()}
         return Snapshot(tensors, {"finished": False, "state": asdict(self.state)})
 
     def _restore(self, saved: Snapshot) -> None:
         """Copies into the tensors that are there: their memory is aligned as in the undisturbed run."""
         self.job.module.load_state_dict(part(saved.tensors, "module"))
         self.optimizer.load_state(part(saved.tensors, "optimizer"))
-        self.best = {name: tensor.to(self.device) for name, tensor in part(saved.tensors, "best").items()}
+        best = {name: tensor.to(self.device) for name, tensor in part(saved.tensors, "best").items()}
+        self.best = self.particles.own(best)
         self.state = State(**saved.values["state"])
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from dlpipe.spec.base import Component, NonNegativeInt, PositiveInt, misuse
+
+TYPICAL_FEATURES = 1024
+"""Of a small picture."""
 
 
 class DatasetSpec(Component):
@@ -41,6 +45,13 @@ class DatasetSpec(Component):
             raise misuse(f"labelled ({self.labelled}) are some of train ({self.train}), not more", "labelled")
         return self
 
+    def extent(self) -> tuple[int, int]:
+        """Examples of the source and numbers an example, by which jobs are sized; no result depends on them.
+
+        A kind that does not say is taken for a collection of small pictures.
+        """
+        return 50_000, TYPICAL_FEATURES
+
     @property
     def slug(self) -> str:
         """For the names of artifacts, such as `mnist-10000`."""
@@ -54,6 +65,9 @@ class Digits(DatasetSpec):
     implementation: ClassVar[str] = "dlpipe.datasets.digits:Digits"
     kind: Literal["digits"] = "digits"
 
+    def extent(self) -> tuple[int, int]:
+        return 1797, 64
+
 
 class Mnist(DatasetSpec):
     """60,000 and 10,000 handwritten digits of 28x28 pixels (LeCun et al. 1998)."""
@@ -61,12 +75,18 @@ class Mnist(DatasetSpec):
     implementation: ClassVar[str] = "dlpipe.datasets.mnist:Mnist"
     kind: Literal["mnist"] = "mnist"
 
+    def extent(self) -> tuple[int, int]:
+        return 70_000, 784
+
 
 class FashionMnist(DatasetSpec):
     """60,000 and 10,000 pictures of clothes, 28x28 pixels (Xiao, Rasul and Vollgraf 2017)."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.mnist:FashionMnist"
     kind: Literal["fashion-mnist"] = "fashion-mnist"
+
+    def extent(self) -> tuple[int, int]:
+        return 70_000, 784
 
 
 class Images(DatasetSpec):
@@ -77,3 +97,9 @@ class Images(DatasetSpec):
     kind: Literal["images"] = "images"
     images: str = Field(description="path of the .npz or IDX file of pictures, from the folder you run in")
     labels: str | None = Field(None, description="path of the IDX file of labels; not for .npz")
+
+    def extent(self) -> tuple[int, int]:
+        """A guess from the size of the file, as if it were compressed to a quarter and its pictures were small."""
+        path = Path(self.images)
+        numbers = 4 * path.stat().st_size if path.exists() else 0
+        return numbers // TYPICAL_FEATURES + 1, TYPICAL_FEATURES

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
 from dlpipe.spec import datasets, figures, layers, models, tasks
-from dlpipe.spec.base import Example, Many, OneOrMany, PositiveInt, Spec, misuse, one_of
+from dlpipe.spec.base import Example, Many, NonNegativeInt, OneOrMany, PositiveInt, Spec, misuse, one_of
 from dlpipe.spec.claims import Claim, Level, Levels, Scale
 from dlpipe.spec.training import TrainingSpec
 
@@ -60,7 +60,9 @@ class Resources(Spec):
 
     mem_mb: PositiveInt | None = None
     runtime: PositiveInt | None = Field(None, description="minutes")
-    gpu: Literal[0, 1] | None = None
+    gpu: NonNegativeInt | None = Field(
+        None, description="GPUs of a job that trains; several train together, one process each"
+    )
 
 
 class Experiment(Spec):

@@ -17,6 +17,15 @@ class LayerSpec(Component):
         """For the names of artifacts."""
         return self.kind  # type: ignore[attr-defined]
 
+    def parameters(self, visible: int, hidden: int) -> int:
+        """How many, about: by which jobs are sized."""
+        return visible * hidden
+
+    @property
+    def products(self) -> int:
+        """Matrix products of a batch with the weights, or of their size, in a step of training."""
+        return 6
+
 
 class Rbm(LayerSpec):
     """Restricted Boltzmann machine: contrastive divergence (Hinton 2002) or persistent chains (Tieleman 2008)."""
@@ -36,6 +45,11 @@ class Rbm(LayerSpec):
         0.0, description="desired mean activity of a hidden unit; without effect at cost 0"
     )
     sparsity_cost: NonNegativeFloat = Field(0.0, description="weight of the sparsity term (Hinton 2010, section 11)")
+
+    @property
+    def products(self) -> int:
+        """Up, twice for each Gibbs step, and one for each phase's statistics."""
+        return 3 + 2 * self.cd_steps
 
 
 class Autoencoder(LayerSpec):

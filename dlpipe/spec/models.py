@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -21,6 +22,10 @@ class ModelSpec(Component):
     def layer_units(self) -> tuple[int, ...]:
         """Widths of the layers that can be pretrained greedily, from the bottom up."""
         return ()
+
+    def parameters(self, inputs: int, outputs: int) -> int:
+        """How many weights, about: by which jobs are sized. A kind that does not say has a million."""
+        return 1_000_000
 
 
 class Mlp(ModelSpec):
@@ -51,3 +56,6 @@ class Mlp(ModelSpec):
     @property
     def layer_units(self) -> tuple[int, ...]:
         return self.units
+
+    def parameters(self, inputs: int, outputs: int) -> int:
+        return sum(n * m for n, m in pairwise((inputs, *self.units, outputs)))

@@ -62,7 +62,8 @@ class Evaluation:
                 outputs = self._pictures(model, self.layers.stack(seed, self.device), logits["test"])
         outputs["confusion"] = torch.stack(confusions)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in outputs.items()}
-        save_file(tensors, draft.folder / "outputs.safetensors")
+        with draft.tensors("outputs.safetensors") as path:
+            save_file(tensors, path)
         (draft.folder / "metrics.csv").write_text(history.to_csv(METRICS, table), encoding="utf-8")
         (draft.folder / "times.csv").write_text(history.to_csv(METRICS, times), encoding="utf-8")
         history.write(draft.folder / "history.csv", self._history())

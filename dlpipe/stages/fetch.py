@@ -8,10 +8,10 @@ are there, so that the next attempt goes on where this one stopped.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,11 +22,12 @@ from dlpipe.artifacts import MANIFEST, Artifact, ArtifactError, Stage, Store, re
 from dlpipe.datasets.archives import read_members
 from dlpipe.datasets.download import DownloadError, Policy, download, shown, wrong_content
 from dlpipe.datasets.sources import DataError, Dataset, RequestError, Source, dataset_spec
-from dlpipe.progress import say, track
+from dlpipe.progress import Told, say, track
+from dlpipe.running import Record
 
 PARTIAL = ".partial"
-BEAT_EVERY = 30.0
-"""Seconds between two signs of life on the artifact's lock."""
+OUR_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Errors that no other place would mend."""
 
 
 class FetchError(DataError):
@@ -48,7 +49,7 @@ def run(
     dataset: type[Dataset] = spec.load()
     sources = dataset.sources(spec)
     _check_planned(stage, sources)
-    with store.make(stage) as draft:
+    with store.make(stage) as draft, Record(store, stage, draft.lock, units=len(sources)) as record:
         fetcher = Fetcher(
             dataset=stage.spec["dataset"],
             folder=draft.folder,
@@ -57,7 +58,7 @@ def run(
             mirrors=places,
             offline=offline,
             policy=policy or Policy(),
-            beat=draft.lock.beat,
+            unit=record.unit,
         )
         fetcher.fetch(sources)
         draft.extra.update(terms=dataset.terms, origins=fetcher.origins)
@@ -94,13 +95,17 @@ class Fetcher:
     mirrors: Sequence[str | Path] = ()
     offline: bool = False
     policy: Policy = field(default_factory=Policy)
-    beat: Callable[[], object] = lambda: None
+    unit: Callable[[str, int, int], Told] = lambda name, position, after: lambda count: None
+    """What is to be told how far a file is: by its name, its position, and the bytes to come after it."""
     origins: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Of the files that are wanted, in bytes; 0 where it is not known."""
     used: set[Path] = field(default_factory=set)
     """Complete downloads, of no use once the artifact stands."""
 
     def fetch(self, sources: Sequence[Source]) -> None:
         """Every source, or FetchError for the first that cannot be had."""
+        self.sizes = {source.name: source.size or 0 for source in sources}
         for source in sources:
             if source.name not in self.origins:
                 self._fetch(source, sources)
@@ -113,6 +118,8 @@ class Fetcher:
                 self.origins.setdefault(source.name, place)
                 return
             except (DataError, OSError) as error:
+                if isinstance(error, OSError) and error.errno in OUR_DISK:
+                    raise
                 failures.append(f"  {place}: {error}")
                 say(f"{place}: {error}")
                 (self.folder / source.name).unlink(missing_ok=True)
@@ -176,9 +183,9 @@ class Fetcher:
         self._copy(source, Path(found.submodule_search_locations[0]) / inside)
 
     def _download(self, source: Source, url: str) -> None:
-        with track(f"fetch {self.dataset}/{source.name}", source.size, "bytes") as update:
-            path = self.partials / source.sha256
-            download(url, path, sha256=source.sha256, size=source.size, policy=self.policy, update=self._alive(update))
+        path, leave = self.partials / source.sha256, self._leave(source.name)
+        with track(f"fetch {self.dataset}/{source.name}", source.size, "bytes", leave=leave) as update:
+            download(url, path, sha256=source.sha256, size=source.size, policy=self.policy, update=update)
         self._take(source, path)
 
     def _take(self, source: Source, kept: Path) -> None:
@@ -189,9 +196,9 @@ class Fetcher:
     def _from_archive_at(self, url: str, source: Source, sources: Sequence[Source]) -> None:
         whole = self._whole(url)
         if not whole.exists():
-            with track(f"fetch {shown(url)}", None, "bytes") as update:
-                path = whole.with_suffix("")
-                download(url, path, sha256=None, size=None, policy=self.policy, update=self._alive(update))
+            path, leave = whole.with_suffix(""), self._leave(PurePosixPath(urlsplit(url).path).name)
+            with track(f"fetch {shown(url)}", None, "bytes", leave=leave) as update:
+                download(url, path, sha256=None, size=None, policy=self.policy, update=update)
                 path.replace(whole)
         self.used.add(whole)
         try:
@@ -225,17 +232,10 @@ class Fetcher:
             path.unlink()
             raise DownloadError(fault if source.member is None else f"its member {source.member}: {fault}")
 
-    def _alive(self, update: Callable[[int], object]) -> Callable[[int], None]:
-        last = time.monotonic()
-
-        def show(done: int) -> None:
-            nonlocal last
-            update(done)
-            if time.monotonic() - last > BEAT_EVERY:
-                self.beat()
-                last = time.monotonic()
-
-        return show
+    def _leave(self, name: str) -> Told:
+        """What is told how far the download of `name`, a file or an archive of several, is."""
+        after = sum(size for other, size in self.sizes.items() if other != name and other not in self.origins)
+        return self.unit(name, len(self.origins) + 1, after)
 
     def _advice(self, source: Source) -> str:
         if source.path is not None:

@@ -11,6 +11,7 @@ from dlpipe.runtime.block import Block, block
 from dlpipe.runtime.data import Layers, Split, build, component, features, read_split, read_weights
 from dlpipe.runtime.history import lower_is_better, to_csv
 from dlpipe.runtime.loop import Job, Outcome, TrainingError, from_cleared
+from dlpipe.runtime.ranks import join
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec
 
@@ -37,7 +38,8 @@ def run(
     stage: Stage, store: Store, *, device: str = "auto", threads: int = 1, deadline: float | None = None
 ) -> Artifact:
     """Makes the model of `stage`, a state for every seed. Raises Interrupted (run again to go on) and TrainingError."""
-    if store.is_done(stage.rule, stage.id):
+    ranks = join()
+    if ranks.decide(store.is_done(stage.rule, stage.id)):
         return store.read_or_set_aside(stage.rule, stage.id)
     data = store.read_or_set_aside("prepare", stage.inputs["data"])
     started_from = stage.inputs.get("start")
@@ -48,14 +50,15 @@ def run(
     )
     position = 1 if start.model is None else int(start.model.extra["position"]) + 1
     select = stage.spec["phase"]["select"]
-    with block(stage, store, device=device, threads=threads, deadline=deadline) as work:
+    restarts = select["best_of"] if select else 1
+    with block(stage, store, ranks, device=device, threads=threads, deadline=deadline, restarts=restarts) as work:
         train = read_split(data, "train", work.device).first(stage.spec["labelled"])
         valid = read_split(data, "valid", work.device)
         training = TrainingSpec.model_validate(stage.spec["phase"]["training"])
         record: list[tuple[Any, ...]] = []
         for seed in stage.seeds:
             tries = []
-            for restart in range(select["best_of"] if select else 1):
+            for restart in range(restarts):
                 job = _job(work, start, train, valid, f"finetune/{position}", seed, restart)
                 outcome = work.train(job, training)
                 tries.append(Try(job, outcome, _value(job, outcome, select["by"]) if select else 0.0))

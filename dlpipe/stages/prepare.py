@@ -36,8 +36,9 @@ def run(stage: Stage, store: Store) -> Artifact:
         scale = examples.scale
         if spec.scaling == "standard":
             parts, scale = standardise(parts, scale), 1.0
-        save_file(parts, draft.folder / DATA)
-        (draft.folder / DATA).chmod(0o644)  # safetensors leaves it to its owner alone; colleagues share prepared data
+        with draft.tensors(DATA) as path:
+            save_file(parts, path)
+        path.chmod(0o644)  # safetensors leaves it to its owner alone; colleagues share prepared data
         draft.extra.update(
             input_shape=list(examples.inputs.shape[1:]),
             classes=list(examples.classes),

@@ -8,6 +8,7 @@ from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.runtime.block import Block, block
 from dlpipe.runtime.data import Layers, build, chunks, component, features, read_split
 from dlpipe.runtime.loop import Job
+from dlpipe.runtime.ranks import join
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec
 
@@ -16,11 +17,12 @@ def run(
     stage: Stage, store: Store, *, device: str = "auto", threads: int = 1, deadline: float | None = None
 ) -> Artifact:
     """Makes the layer of `stage`, a state for every seed. Raises Interrupted (run again to go on) and TrainingError."""
-    if store.is_done(stage.rule, stage.id):
+    ranks = join()
+    if ranks.decide(store.is_done(stage.rule, stage.id)):
         return store.read_or_set_aside(stage.rule, stage.id)
     data = store.read_or_set_aside("prepare", stage.inputs["data"])
     below = Layers(store, stage.inputs["below"], features(data))
-    with block(stage, store, device=device, threads=threads, deadline=deadline) as work:
+    with block(stage, store, ranks, device=device, threads=threads, deadline=deadline) as work:
         train, valid = (read_split(data, split, work.device).inputs for split in ("train", "valid"))
         training = TrainingSpec.model_validate(stage.spec["training"])
         for seed in stage.seeds:

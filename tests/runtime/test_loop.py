@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from dlpipe import progress
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime.loop import Job, Outcome, TrainingError, from_cleared, train
 from dlpipe.runtime.streams import stream
@@ -222,3 +224,23 @@ def test_seed_restart_and_phase_each_draw_their_own_order() -> None:
 
     assert len({first_batch(), first_batch(seed=4), first_batch(restart=1), first_batch(phase="q")}) == 4
     assert first_batch(stage="another name") == first_batch()
+
+
+def test_it_looks_by_the_clock_too_and_no_sum_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pretended clock makes some steps slow: progress is told at other steps than before, results are the same."""
+    job, undisturbed = model(), model()
+    expected = train(classifier(undisturbed), spec(duration={"steps": 250}, validate_every={"steps": 90}))
+    now = iter(range(1_000_000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(progress, "LINES", progress.Pace(progress.LINE_EVERY))
+    told: list[progress.Count] = []
+    outcome = train(classifier(job), spec(duration={"steps": 250}, validate_every={"steps": 90}), leave=told.append)
+    steps = [count.done for count in told]
+    assert steps[0] == 0
+    assert {100, 200} < set(steps)
+    assert all(later - earlier <= 5 for earlier, later in itertools.pairwise(steps)), "each step takes a second"
+    assert told[-1].epochs == (steps[-1] / 7, 250 / 7)
+    assert all(count.figures["loss"] > 0 for count in told[1:])
+    assert outcome.validations == expected.validations
+    for name, tensor in undisturbed.state_dict().items():
+        assert torch.equal(job.state_dict()[name], tensor), name

@@ -516,6 +516,15 @@ def test_403_at_the_first_url_then_the_second(web: Web, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "file").read_bytes() == CONTENT
 
 
+def test_progress_is_told_by_file_and_with_what_is_to_come(web: Web, tmp_path: Path) -> None:
+    told: dict[tuple[str, int, int], list[int]] = {}
+    job = fetcher(tmp_path, unit=lambda *unit: lambda count: told.setdefault(unit, []).append(count.done))
+    urls = [web.serve(web.good(), path="/one"), web.serve(web.good(OTHER[:999]), path="/two")]
+    job.fetch([source(urls[0], name="one"), source(urls[1], name="two", content=OTHER[:999])])
+    assert {unit: counts[-1] for unit, counts in told.items()} == {("one", 1, 999): len(CONTENT), ("two", 2, 0): 999}
+    assert told["one", 1, 999] == sorted(told["one", 1, 999])
+
+
 def test_what_the_first_url_began_the_second_goes_on_with(
     web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

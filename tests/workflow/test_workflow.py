@@ -98,6 +98,35 @@ def test_a_finished_run_has_nothing_to_do(finished):
         assert all((finished / "results" / "benchmarks" / rule / f"{stage}.tsv").exists() for stage in stages)
 
 
+def test_status_without_words_is_of_the_last_run(workspace):
+    def status(code: int) -> str:
+        words = [sys.executable, "-m", "dlpipe", "status"]
+        done = subprocess.run(words, cwd=workspace, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    assert status(0) == "small (demo): 12 of 12 stages done\n"
+    assert list((workspace / "results" / ".running").iterdir()) == []
+    network = next((workspace / "results" / "models").iterdir())
+    for name in ("layers", "metrics", "figures", "report"):
+        shutil.rmtree(workspace / "results" / name)
+    (network / "weights.safetensors").unlink()
+    plan = workspace / "results" / "stages" / "last-plan.json"
+    os.utime(plan, (1, 1))
+    stage = next((workspace / "data" / "prepared").iterdir())
+    (stage / "data.safetensors").write_bytes(bytes((stage / "data.safetensors").stat().st_size))
+    snakemake(workspace, code=1)  # the first layer finds its data damaged, and sets them aside
+    assert plan.stat().st_mtime == 1
+    out = status(1)
+    command = out.splitlines()[-1].strip()
+    assert "1 failed" in out
+    assert "does not match its manifest" in out
+    assert command.startswith("snakemake --cores all results/layers/")
+    assert command.endswith(" --config experiments=small scale=demo")
+    snakemake(workspace, *command.split()[3:])
+    assert "failed" not in status(0)
+
+
 def test_the_report_needs_neither_data_nor_models_nor_provenance_nor_torch(workspace, no_torch):
     report = workspace / "results" / "report" / "demo.html"
     before = report.read_bytes()

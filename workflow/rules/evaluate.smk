@@ -8,13 +8,14 @@ rule evaluate:
         WORK.log("evaluate"),
     benchmark:
         WORK.benchmark("evaluate")
-    threads: 1
+    threads: WORK.threads
     resources:
-        mem_mb=WORK.resource("evaluate", "mem_mb"),
-        runtime=WORK.resource("evaluate", "runtime"),
-        gpu=WORK.resource("evaluate", "gpu"),
+        mem_mb=WORK.resource("mem_mb"),
+        runtime=WORK.resource("runtime"),
+        gpu=WORK.resource("gpu"),
+        gpu_model=WORK.gpu_model,
     params:
         where=WORK.where,
         device=WORK.device,
     shell:
-        "dlpipe evaluate {wildcards.stage} {params.where:q} {params.device:q} --threads {threads} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"
+        "dlpipe evaluate {wildcards.stage} {params.where:q} {params.device:q} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"

@@ -8,8 +8,8 @@ rule fetch:
         WORK.benchmark("fetch")
     threads: 1
     resources:
-        mem_mb=WORK.resource("fetch", "mem_mb"),
-        runtime=WORK.resource("fetch", "runtime"),
+        mem_mb=WORK.resource("mem_mb"),
+        runtime=WORK.resource("runtime"),
     params:
         where=WORK.where,
         sources=WORK.sources,

@@ -8,13 +8,16 @@ rule finetune:
         WORK.log("finetune"),
     benchmark:
         WORK.benchmark("finetune")
-    threads: 1
+    threads: WORK.threads
     resources:
-        mem_mb=WORK.resource("finetune", "mem_mb"),
-        runtime=WORK.resource("finetune", "runtime"),
-        gpu=WORK.resource("finetune", "gpu"),
+        mem_mb=WORK.resource("mem_mb"),
+        runtime=WORK.resource("runtime"),
+        gpu=WORK.resource("gpu"),
+        gpu_model=WORK.gpu_model,
     params:
         where=WORK.where,
         device=WORK.device,
+        ranks=WORK.ranks,
+        deadline=WORK.deadline,
     shell:
-        "dlpipe finetune {wildcards.stage} {params.where:q} {params.device:q} --threads {threads} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"
+        "dlpipe finetune {wildcards.stage} {params.where:q} {params.device:q} {params.ranks:q} {params.deadline:q} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"

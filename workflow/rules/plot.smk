@@ -16,8 +16,8 @@ rule plot:
         WORK.benchmark("plot")
     threads: 1
     resources:
-        mem_mb=WORK.resource("plot", "mem_mb"),
-        runtime=WORK.resource("plot", "runtime"),
+        mem_mb=WORK.resource("mem_mb"),
+        runtime=WORK.resource("runtime"),
     params:
         where=WORK.where,
     shell:

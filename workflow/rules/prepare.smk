@@ -10,8 +10,8 @@ rule prepare:
         WORK.benchmark("prepare")
     threads: 1
     resources:
-        mem_mb=WORK.resource("prepare", "mem_mb"),
-        runtime=WORK.resource("prepare", "runtime"),
+        mem_mb=WORK.resource("mem_mb"),
+        runtime=WORK.resource("runtime"),
     params:
         where=WORK.where,
     shell:

@@ -8,13 +8,16 @@ rule pretrain:
         WORK.log("pretrain"),
     benchmark:
         WORK.benchmark("pretrain")
-    threads: 1
+    threads: WORK.threads
     resources:
-        mem_mb=WORK.resource("pretrain", "mem_mb"),
-        runtime=WORK.resource("pretrain", "runtime"),
-        gpu=WORK.resource("pretrain", "gpu"),
+        mem_mb=WORK.resource("mem_mb"),
+        runtime=WORK.resource("runtime"),
+        gpu=WORK.resource("gpu"),
+        gpu_model=WORK.gpu_model,
     params:
         where=WORK.where,
         device=WORK.device,
+        ranks=WORK.ranks,
+        deadline=WORK.deadline,
     shell:
-        "dlpipe pretrain {wildcards.stage} {params.where:q} {params.device:q} --threads {threads} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"
+        "dlpipe pretrain {wildcards.stage} {params.where:q} {params.device:q} {params.ranks:q} {params.deadline:q} > {log} 2>&1 || (tail -n 25 {log} >&2; exit 1)"

@@ -1,0 +1,166 @@
+"""What a job asks for: memory, time, processors and GPUs, from the size of its stage and the number of the attempt.
+
+The size is estimated from the declared numbers alone, before anything is downloaded: examples, features, parameters,
+steps. The estimates are generous, and they need not be right: a job that met its limit is tried again with twice as
+much, and training goes on from its checkpoint. Nothing here changes a result, but for `threads`, which change the order
+of sums: they depend on the stage alone, never on the machine or the attempt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dlpipe.spec.training  # noqa: F401 - registers every kind, those of other packages too
+from dlpipe.artifacts import Stage
+from dlpipe.spec.base import FAMILIES
+from dlpipe.spec.datasets import DatasetSpec
+from dlpipe.spec.layers import LayerSpec
+from dlpipe.spec.models import ModelSpec
+from dlpipe.spec.schedules import Duration
+
+ON_A_DEVICE = frozenset({"pretrain", "finetune", "evaluate"})
+CLASSES = 10
+"""Outputs of a classifier, where only the data know: of no weight beside the hidden layers."""
+
+FLOPS_A_SECOND = 2e10
+"""Of one core, well below what a matrix product reaches."""
+SECONDS_A_STEP = 5e-4
+"""What a step costs besides its products."""
+TIME_MARGIN = 3.0
+MINUTES_TO_START = 10
+"""Imports over a slow file system, a full node."""
+
+PROGRAM_MB = {"fetch": 400, "prepare": 600, "pretrain": 1500, "finetune": 1500, "evaluate": 1500, "plot": 800}
+"""What the imports take, torch's on a machine with CUDA among them."""
+DATA_COPIES = 3
+"""Raw bytes, float32, what the layers below make of it, batches: in units of the float32 examples."""
+PARAMETER_COPIES = 8
+"""Parameter, gradient, two slots of the optimiser, the best so far, a snapshot, and the bytes that are written."""
+FLOAT_BYTES = 4
+
+GPU_SECONDS = 600.0
+"""A stage that one core would be busy for longer with asks for a GPU, if the device is left to us."""
+FLOPS_A_THREAD = 1e9
+"""Floating-point operations a step that occupy one thread; less is not worth sharing out."""
+MOST_THREADS = 4
+CAPS = {"mem_mb": 128_000, "runtime": 2880, "gpu": 8}
+"""MB, minutes and devices that no attempt exceeds, unless the config says otherwise."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a stage has to do, over all its seeds."""
+
+    examples: int = 0
+    features: int = 0
+    """Numbers an example, the representation that a layer is trained on included."""
+    parameters: int = 0
+    """Of one seed."""
+    seeds: int = 1
+    steps: int = 0
+    flops: float = 0.0
+    flops_a_step: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """On one core, without the margin."""
+        return self.flops / FLOPS_A_SECOND + self.steps * SECONDS_A_STEP
+
+
+def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
+    """`find` gives the stage of an id, for the data and the layers that a stage builds on."""
+    if stage.rule == "plot":
+        return Size()
+    dataset = _dataset(stage if stage.rule in ("fetch", "prepare") else find(stage.inputs["data"]))
+    examples, features = dataset.extent()
+    if stage.rule in ("fetch", "prepare"):
+        return Size(examples, features)
+    if stage.rule == "evaluate":
+        parameters = _model(stage).parameters(features, CLASSES)
+        return Size(examples, features, parameters, len(stage.seeds), flops=2.0 * parameters * examples)
+    trained_on = min(examples, dataset.train or examples)
+    if stage.rule == "pretrain":
+        below = stage.inputs["below"]
+        visible = int(find(below[-1]).spec["units"]) if below else features
+        layer = _component("layer", stage.spec["layer"], LayerSpec)
+        parameters = layer.parameters(visible, int(stage.spec["units"]))
+        work = 2.0 * layer.products * parameters
+        return _training(stage, stage.spec["training"], trained_on, features + visible, parameters, work)
+    phase, labelled = stage.spec["phase"], stage.spec["labelled"]
+    parameters = _model(stage).parameters(features, CLASSES)
+    restarts = phase["select"]["best_of"] if phase["select"] else 1
+    trained_on = min(trained_on, labelled or trained_on)
+    return _training(stage, phase["training"], trained_on, features, parameters, 6.0 * parameters, restarts)
+
+
+def _training(
+    stage: Stage,
+    training: Mapping[str, Any],
+    examples: int,
+    features: int,
+    parameters: int,
+    flops_an_example: float,
+    restarts: int = 1,
+) -> Size:
+    batch = min(training["batch_size"], examples)
+    steps = Duration.model_validate(training["duration"]).in_steps(examples, batch) * len(stage.seeds) * restarts
+    a_step = flops_an_example * batch
+    return Size(examples, features, parameters, len(stage.seeds), steps, a_step * steps, a_step)
+
+
+def mem_mb(stage: Stage, size: Size) -> int:
+    numbers = DATA_COPIES * size.examples * size.features + PARAMETER_COPIES * size.parameters * size.seeds
+    return PROGRAM_MB[stage.rule] + math.ceil(numbers * FLOAT_BYTES / 1e6)
+
+
+def runtime(stage: Stage, size: Size) -> int:
+    """Minutes. A download goes by the network, about which nothing is known: an hour."""
+    if stage.rule == "fetch":
+        return 60
+    return MINUTES_TO_START + math.ceil(TIME_MARGIN * size.seconds / 60)
+
+
+def gpu(size: Size, device: str) -> int:
+    """Devices of a stage that computes: one if it is named, or if the stage is worth it."""
+    return int(device != "auto" or size.seconds > GPU_SECONDS)
+
+
+def threads(size: Size) -> int:
+    """A power of two, as many as a step's products can occupy."""
+    wanted = max(1.0, size.flops_a_step / FLOPS_A_THREAD)
+    return min(MOST_THREADS, 2 ** round(math.log2(wanted)))
+
+
+def ask(
+    name: str, stage: Stage, size: Size, *, declared: int | None = None, device: str, attempt: int, cap: int
+) -> int:
+    """How much of `mem_mb`, `runtime` or `gpu` a job asks for: what its experiments declare, else the estimate.
+
+    Of memory and time twice as much at each further attempt. A stage that computes nothing never asks for a GPU.
+    """
+    if name == "gpu":
+        if stage.rule not in ON_A_DEVICE or device == "cpu":
+            return 0
+        return min(gpu(size, device) if declared is None else declared, cap)
+    estimate = {"mem_mb": mem_mb, "runtime": runtime}[name]
+    amount = estimate(stage, size) if declared is None else declared
+    return int(min(amount * 2 ** (attempt - 1), cap))
+
+
+def _component(family: str, declared: Mapping[str, Any], base: type[Any]) -> Any:
+    spec = FAMILIES[family][declared["kind"]].model_validate(declared)
+    assert isinstance(spec, base)
+    return spec
+
+
+def _dataset(stage: Stage) -> DatasetSpec:
+    found: DatasetSpec = _component("dataset", stage.hints["dataset"], DatasetSpec)
+    return found
+
+
+def _model(stage: Stage) -> ModelSpec:
+    found: ModelSpec = _component("model", stage.spec["model"], ModelSpec)
+    return found

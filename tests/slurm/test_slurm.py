@@ -1,0 +1,155 @@
+"""The workflow on a real SLURM: whatever befalls its jobs, the results are those of an undisturbed local run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Cluster
+from tests.slurm.driver import LONG, Workspace, until
+from tests.workflow.test_workflow import snakemake
+from tests.workspace import EXPERIMENT
+
+pytestmark = pytest.mark.slow  # every job starts snakemake twice and imports torch, and SLURM takes its time
+
+ON_GPUS = EXPERIMENT + "resources: {gpu: 1}\n"
+
+
+@pytest.fixture(scope="module")
+def finished(cluster: Cluster, local: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The small study on the cluster, each training stage asking for a GPU."""
+    work = Workspace(tmp_path_factory.mktemp("cluster-run"), ON_GPUS)
+    work.run_on(cluster)
+    return work
+
+
+def test_the_results_are_those_of_a_local_run(finished: Workspace, local: Workspace) -> None:
+    assert finished.digests() == local.digests()
+    report = Path("results", "report", "demo.html")
+    assert (finished.folder / report).exists()
+
+
+def test_each_job_has_a_gpu_of_its_own(finished: Workspace) -> None:
+    """SLURM gave a device to each, in CUDA_VISIBLE_DEVICES; both were used, and those that compute nothing got none."""
+    trained = finished.manifests("pretrain", "finetune", "evaluate")
+    assert {gpu for manifest in trained for gpu in manifest["facts"]["gpus"]} == {"0", "1"}
+    assert all(len(manifest["facts"]["gpus"]) == 1 for manifest in trained)
+
+
+def test_accounting_knows_every_job_and_what_it_asked_for(finished: Workspace, cluster: Cluster) -> None:
+    names = {line.split()[-1] for line in finished.log.splitlines() if "SLURM run ID" in line}
+    (run,) = names
+    rows = [row[1:] for row in cluster.accounting("JobName", "State", "ReqTRES") if row[0] == run]
+    assert len(rows) == 1 + 3 + 3 + 3 + 1  # prepare, pretrain, finetune, evaluate, plot; fetch and report stay here
+    assert {state for state, _ in rows} == {"COMPLETED"}
+    assert sum("gres/gpu=1" in asked for _, asked in rows) == 9
+    memory = sorted(asked.split("mem=")[1].split(",")[0] for _, asked in rows)
+    assert memory[-2:] == ["602M", "800M"]
+
+
+def test_a_chain_of_layers_is_one_job_by_one_line(cluster: Cluster, local: Workspace, tmp_path: Path) -> None:
+    work = Workspace(tmp_path / "run", ON_GPUS)
+    layers = [str(path.relative_to(local.folder)) for path in local.folder.glob("results/layers/*/manifest.json")]
+    work.run_on(cluster, "--groups", "pretrain=chain", "--config", "experiments=small", "--", *layers)
+    assert work.log.count("has been submitted with SLURM jobid") == 2  # prepare, and the chain
+    assert work.digests("pretrain") == local.digests("pretrain")
+
+
+def test_a_job_over_its_memory_gets_more(cluster: Cluster, local_long: Workspace, tmp_path: Path) -> None:
+    work = Workspace(tmp_path / "run", LONG + "resources: {mem_mb: 200}\n")
+    work.take_data_from(local_long)
+    snakemake(work.folder, "-n")
+    work.run_on(cluster, work.target)
+    run = next(line.split()[-1] for line in work.log.splitlines() if "SLURM run ID" in line)
+    rows = [row[1:] for row in cluster.accounting("JobName", "State", "ReqTRES") if row[0] == run]
+    asked = [row[1].split("mem=")[1].split(",")[0] for row in rows]
+    assert asked == ["200M", "400M", "800M"][: len(asked)]
+    assert len(asked) > 1
+    assert rows[0][0] == "OUT_OF_MEMORY"
+    assert rows[-1][0] == "COMPLETED"
+    assert work.digests("pretrain") == local_long.digests("pretrain")
+
+
+def job_that_trains(work: Workspace, cluster: Cluster) -> str:
+    """Id of the one running job, once it trains."""
+    until(work.layer_is_training)
+    (job,) = cluster.jobs("RUNNING")
+    return job
+
+
+def start_again_at_once(cluster: Cluster, job: str) -> None:
+    """SLURM lets a job that it put back wait two minutes."""
+    until(lambda: job in cluster.jobs("PENDING"))
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+
+def test_a_cancelled_job_saves_its_state_and_its_retry_goes_on(
+    long_run: Workspace, local_long: Workspace, cluster: Cluster
+) -> None:
+    snakemake(long_run.folder, "-n")
+    with long_run.driver(cluster, long_run.target) as driver:
+        cluster.run("scancel", job_that_trains(long_run, cluster))
+        until((long_run.folder / "results" / ".checkpoints" / long_run.layer).exists)
+        long_run.finish(driver)
+    assert long_run.log.count("has been submitted with SLURM jobid") == 2
+    assert long_run.digests("pretrain") == local_long.digests("pretrain")
+
+
+def test_a_requeued_job_goes_on(long_run: Workspace, local_long: Workspace, cluster: Cluster) -> None:
+    snakemake(long_run.folder, "-n")
+    with long_run.driver(cluster, long_run.target) as driver:
+        job = job_that_trains(long_run, cluster)
+        cluster.run("scontrol", "requeue", job)
+        start_again_at_once(cluster, job)
+        long_run.finish(driver)
+    assert long_run.digests("pretrain") == local_long.digests("pretrain")
+
+
+def test_a_requeued_job_that_meets_its_own_orphan_waits_for_it(
+    long_run: Workspace, local_long: Workspace, cluster: Cluster
+) -> None:
+    """The orphan does not hear the signal, as when only the shell above it dies, and trains on beside the retry."""
+    snakemake(long_run.folder, "-n")
+    with long_run.driver(cluster, long_run.target) as driver:
+        job = job_that_trains(long_run, cluster)
+        orphan = long_run.maker()
+        os.kill(orphan, signal.SIGSTOP)
+        cluster.run("scontrol", "requeue", job)
+        start_again_at_once(cluster, job)
+        log = long_run.folder / "results" / "logs" / "pretrain" / f"{long_run.layer}.log"
+        until(lambda: "Waiting for it" in log.read_text())
+        os.kill(orphan, signal.SIGCONT)
+        long_run.finish(driver)
+    assert long_run.digests("pretrain") == local_long.digests("pretrain")
+
+
+def test_a_node_goes_down_and_comes_back(long_run: Workspace, local_long: Workspace, cluster: Cluster) -> None:
+    snakemake(long_run.folder, "-n")
+    with long_run.driver(cluster, long_run.target) as driver:
+        job = job_that_trains(long_run, cluster)
+        cluster.run("scontrol", "update", f"NodeName={cluster.host}", "State=DOWN", "Reason=test")
+        until(lambda: job in cluster.jobs("PENDING"))
+        cluster.run("scontrol", "update", f"NodeName={cluster.host}", "State=RESUME")
+        until(lambda: cluster.node_state() in ("idle", "mix"))
+        start_again_at_once(cluster, job)
+        long_run.finish(driver)
+    assert long_run.digests("pretrain") == local_long.digests("pretrain")
+
+
+def test_a_killed_driver_is_started_again_while_its_job_still_runs(
+    long_run: Workspace, local_long: Workspace, cluster: Cluster
+) -> None:
+    """The new driver says how to free the old one's lock; its own job waits for the one that is still training."""
+    snakemake(long_run.folder, "-n")
+    with long_run.driver(cluster, long_run.target) as driver:
+        job_that_trains(long_run, cluster)
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    long_run.run_on(cluster, long_run.target, code=1)
+    assert "--unlock" in long_run.log
+    snakemake(long_run.folder, "--unlock")
+    long_run.run_on(cluster, long_run.target)
+    assert long_run.digests("pretrain") == local_long.digests("pretrain")
