@@ -1,6 +1,7 @@
 # make run    builds the environment, runs the demo experiments, writes the report
 # make test   builds the environment, passes the tests
 # make gpu    passes the tests that need a CUDA device, prints its speed beside the CPU's
+# make faults tries what machines, disks, networks and people do to a run, and prints what was lost
 # make env    only builds the environment (.venv)
 # make clean  removes the environment and everything computed
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.built-from-lock
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: run test quick gpu env clean
+.PHONY: run test quick faults gpu env clean
 
 run: $(STAMP)
 	snakemake --cores all
@@ -24,6 +25,9 @@ quick: $(STAMP)
 gpu: $(STAMP)
 	python -m pytest -m gpu tests/gpu -rs
 	python benchmarks/gpu.py
+
+faults: $(STAMP)
+	python -m pytest --campaign
 
 env: $(STAMP)
 

@@ -182,6 +182,18 @@ class Artifact:
             raise ArtifactError(f"{self.folder} has no file {name}; it has {', '.join(self.manifest['files'])}")
         return self.folder / name
 
+    @contextlib.contextmanager
+    def tensors(self, name: str, framework: str = "pt") -> Iterator[Any]:
+        """A safetensors file of it, open. Raises ArtifactError when it is none, or lacks a tensor that is asked for."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path(name)
+        try:
+            with safe_open(path, framework=framework) as file:
+                yield file
+        except SafetensorError as error:
+            raise ArtifactError(f"{path} is not what it should be: {error}") from error
+
 
 class Draft:
     """An artifact in the making: write files into `folder`, facts for the manifest into `extra`."""
@@ -341,7 +353,7 @@ class Store:
                 _fsync_folder(folder.parent)
             except BaseException as error:
                 shutil.rmtree(temporary, ignore_errors=True)
-                if isinstance(error, OSError) and error.filename is None:
+                if isinstance(error, OSError) and error.errno is not None and error.filename is None:
                     error.filename = str(folder)  # a full disk does not say which
                 raise
 
@@ -387,7 +399,12 @@ class Fields(dict[str, Any]):
 
 def read_json(path: Path) -> Any:
     """A document of ours. Raises ValueError or RecursionError for what is none, and FileNotFoundError."""
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError("it is a link that leads nowhere") from error
+        raise
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is no regular file")
     if status.st_size > MOST_JSON:
@@ -433,7 +450,7 @@ def _check_files(folder: Path, manifest: Mapping[str, Any], *, hashes: bool) -> 
         try:
             status = path.stat()
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
                 raise
             raise ArtifactError(f"{path} is missing") from None
         if not stat.S_ISREG(status.st_mode):
@@ -471,7 +488,7 @@ def read_stage(store: Store, stage_id: str) -> Stage:
         stage = Stage.from_json(read_json(path))
     except FileNotFoundError as error:
         raise ArtifactError(f"no stage {stage_id}; `dlpipe plan EXPERIMENT` lists them") from error
-    except (ValueError, RecursionError) as error:
+    except (ArtifactError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged: {error}; delete it and plan again") from error
     if stage.id != stage_id:
         raise ArtifactError(f"{path} is damaged: it is of {stage.id}; delete it and plan again")

@@ -32,6 +32,7 @@ COMMANDS = {
     "check": ("inspecting", "Judge the claims; exit code 3 if one is not reproduced."),
     "show": ("inspecting", "An artifact: what made it, what is in it."),
     "verify": ("inspecting", "Read every byte of the artifacts; exit code 3 if one is damaged."),
+    "doctor": ("doctor", "Whether this machine, and its SLURM cluster, can run dlpipe; what to do where not."),
     "schema": ("inspecting", "The JSON schema of experiment files."),
 }
 """Name to its module in `dlpipe.commands` and its help. A command is imported when called: `--help` stays quick."""

@@ -144,7 +144,8 @@ def ask(
     if name == "gpu":
         if stage.rule not in ON_A_DEVICE or device == "cpu":
             return 0
-        return min(gpu(size, device) if declared is None else declared, cap)
+        most = 1 if stage.rule == "evaluate" else cap  # it is one process
+        return min(gpu(size, device) if declared is None else declared, most)
     estimate = {"mem_mb": mem_mb, "runtime": runtime}[name]
     amount = estimate(stage, size) if declared is None else declared
     return int(min(amount * 2 ** (attempt - 1), cap))

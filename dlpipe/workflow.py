@@ -88,7 +88,7 @@ class Workflow:
     def device(self, wildcards: Any) -> list[str]:
         """What a stage computes on; one that asks for no GPU leaves those of the machine to others."""
         count = self.resource("gpu")(wildcards, attempt=1)
-        arguments = ["--device", self._device if count else "cpu", "--threads", str(self.threads(wildcards))]
+        arguments = ["--device", self._device if count else "cpu", "--threads", str(self._threads(wildcards))]
         jobs = self.config.get("jobs_per_gpu")
         return arguments if jobs is None else [*arguments, "--jobs-per-gpu", str(jobs)]
 
@@ -143,7 +143,11 @@ class Workflow:
 
         return amount
 
-    def threads(self, wildcards: Any) -> int:
+    def cores(self, wildcards: Any) -> int:
+        """Of a job: the threads of each of its processes, of which those that train have one a GPU."""
+        return self._threads(wildcards) * max(1, self.resource("gpu")(wildcards, attempt=1))
+
+    def _threads(self, wildcards: Any) -> int:
         """By the stage alone: the number of threads changes the order of sums, so neither cores nor retries may."""
         return int(self._stage(wildcards).hints["threads"])
 
@@ -154,7 +158,7 @@ class Workflow:
 
     def _cap(self, name: str, default: int) -> int:
         value = self.config.get(f"max_{name}", default)
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             sys.exit(f"config key 'max_{name}' is {value!r}; it must be a whole number above 0")
         return value
 

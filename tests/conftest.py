@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.faults.campaign import Campaign
 
@@ -24,6 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--campaign"):
+        settings.register_profile("campaign")
+        settings.load_profile("campaign")
         config.pluginmanager.register(Campaign())
     # Only `-m gpu` uses a GPU: the other tests mean the same on every machine, and take no device from anybody.
     if config.option.markexpr != "gpu":

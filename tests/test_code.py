@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "provenance": set(),
     "artifacts": {"errors", "locks", "provenance"},
     "progress": set(),
+    "doctor": {"doctor"},
     "gpus": {"errors", "progress"},
     "running": {"artifacts", "locks", "progress"},
     "status": {"changes", "running", "artifacts", "errors", "locks"},

@@ -260,6 +260,6 @@ def test_a_deadline_is_for_all_the_stages_of_a_command(folder, monkeypatch):
         now[0] += 1.0
 
     monkeypatch.setattr("dlpipe.stages.pretrain.run", pretend)
-    monkeypatch.setattr("dlpipe.commands.stages.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dlpipe.commands.making.time.monotonic", lambda: now[0])
     assert dlpipe("pretrain", "small", "--deadline", "10") == 0
     assert told == [10.0, 9.0, 8.0]

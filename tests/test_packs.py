@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dlpipe import packs
+from dlpipe import packs, progress
 from dlpipe.artifacts import FOLDERS, RULES, Stage, Store, canonical_json
 from dlpipe.cli import command_line, run
 from dlpipe.errors import StepError
@@ -225,7 +225,7 @@ def test_an_interruption_leaves_what_was_complete(source, target, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from dlpipe import packs
+from dlpipe import packs, progress
 from dlpipe.artifacts import Store
 copy = packs._copy_out
 def killed(file, member, sha256, target):
@@ -259,7 +259,7 @@ def test_an_artifact_that_another_process_is_making_is_left_to_it(source, target
 
 
 def test_progress_and_counts(source, here, capsys, monkeypatch):
-    monkeypatch.setattr("dlpipe.progress.LINE_EVERY", 0.0)
+    monkeypatch.setattr(progress, "LINES", progress.Pace(0.0))
     path = packed(source)
     total = sum(len(content) for content in tree(here / "from").values() if content is not None)
     assert f"pack small.tar: {total:,} of {total:,} bytes" in capsys.readouterr().err

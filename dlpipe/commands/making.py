@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
-from dlpipe.artifacts import Stage, Store
+from dlpipe.artifacts import ArtifactError, Stage, Store
 from dlpipe.errors import StepError
 from dlpipe.gpus import Share
 from dlpipe.locks import Lock, LockedError, wait_until_free
@@ -59,6 +60,7 @@ def _make_once_free(
                 _run(stage, store, until, options)
             else:
                 _launch(stage, store, until, ranks, options)
+            return
         except LockedError as error:
             if error.path != lock:
                 raise
@@ -78,7 +80,14 @@ def _device(gpus: Share, what: str, until: float | None) -> str:
 
 
 def _run(stage: Stage, store: Store, until: float | None, options: dict[str, Any]) -> None:
-    importlib.import_module(f"dlpipe.stages.{stage.rule}").run(stage, store, **options, **_time_left(until))
+    try:
+        importlib.import_module(f"dlpipe.stages.{stage.rule}").run(stage, store, **options, **_time_left(until))
+    except ValidationError as error:  # the plan's own documents are valid
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ArtifactError(
+            f"the stage document of {stage.id} is wrong: {where}: {first['msg']}; plan again"
+        ) from error
 
 
 def _time_left(until: float | None) -> dict[str, float]:

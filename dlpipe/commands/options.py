@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from dlpipe.artifacts import Stage, Store, read_stage, write_stages
+from dlpipe.commands.basics import examples as examples
+from dlpipe.commands.basics import store_options as store_options
 from dlpipe.errors import StepError
 from dlpipe.plan import EXPERIMENTS, Plan, make_plan
 from dlpipe.spec.variants import find_experiment, load
@@ -24,11 +26,6 @@ root_option = click.option(
     show_default=True,
     help="Folder of the experiment files.",
 )
-
-
-def examples(*lines: str) -> str:
-    """Two examples at the foot of a command's help, each of which works when pasted."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def experiment_options(command: Callable[..., Any], required: bool = True) -> Callable[..., Any]:
@@ -49,16 +46,6 @@ def experiment_options(command: Callable[..., Any], required: bool = True) -> Ca
     for option in reversed(options):
         command = option(command)
     return store_options(command)
-
-
-def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    folder = click.Path(path_type=Path, file_okay=False)
-    command = click.option(
-        "--results", type=folder, default="results", show_default=True, help="Folder of what is computed."
-    )(command)
-    return click.option(
-        "--data", type=folder, default="data", show_default=True, help="Folder of raw and prepared data."
-    )(command)
 
 
 def load_plan(what: Sequence[str], scale: str, overrides: Sequence[str], root: Path) -> Plan:

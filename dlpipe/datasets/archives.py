@@ -6,13 +6,16 @@ asked for must be a regular file. Sizes are bounded, those that the archive clai
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import io
+import lzma
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, cast
 
@@ -36,13 +39,26 @@ def read_members(archive: Path, wanted: Mapping[str, Path], most_bytes: int) -> 
     """
     with archive.open("rb") as file:
         magic = file.read(2)
-    try:
+    with only_if_intact(lambda fault: ArchiveError(f"not an intact archive: {fault}")):
         if magic == ZIP_MAGIC:
             _read_zip(archive, wanted, most_bytes)
         else:
             _read_tar(archive, magic == GZIP_MAGIC, wanted, most_bytes)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, NotImplementedError) as error:
-        raise ArchiveError(f"not an intact archive: {error}") from error
+
+
+@contextlib.contextmanager
+def only_if_intact(named: Callable[[str], DataError]) -> Iterator[None]:
+    """Whatever the readers of archives raise for one that is damaged becomes the error that `named` makes of it."""
+    try:
+        yield
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise named(str(error)) from error
+    except (NotImplementedError, RuntimeError, UnicodeDecodeError) as error:  # zipfile, of fields that make no sense
+        raise named(str(error)) from error
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):
+            raise
+        raise named(str(error)) from error  # a place before the beginning of the file; gzip and bz2 have no number
 
 
 def _read_zip(path: Path, wanted: Mapping[str, Path], most_bytes: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dlpipe.artifacts import sha256_of_file
+from dlpipe.datasets.archives import only_if_intact
 from dlpipe.datasets.sources import DataError, RequestError, Source
 from dlpipe.spec.datasets import Images as ImagesSpec
 
@@ -111,11 +112,11 @@ def _existing(path: str, field: str) -> Path:
 
 def _check_arrays(path: Path, spec: ImagesSpec) -> None:
     """What the archive's table of contents tells: whether the arrays are there."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            there = {name.removesuffix(".npy") for name in archive.namelist()}
-    except zipfile.BadZipFile as error:
-        raise RequestError(f"dataset.images: {path} is not an intact .npz file: {error}") from error
+    with (
+        only_if_intact(lambda fault: RequestError(f"dataset.images: {path} is not an intact .npz file: {fault}")),
+        zipfile.ZipFile(path) as archive,
+    ):
+        there = {name.removesuffix(".npy") for name in archive.namelist()}
     for name in ("images", "labels"):
         if name not in there:
             raise RequestError(

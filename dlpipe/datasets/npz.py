@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -12,6 +11,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
+from dlpipe.datasets.archives import only_if_intact
 from dlpipe.datasets.sources import DataError
 
 MOST_BYTES = 16 << 30
@@ -21,16 +21,16 @@ MOST_HEADER = 10_000
 
 def read_npz(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """The arrays `names`, and those of `optional` that are there. Raises DataError naming the file and the fault."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            there = {entry.removesuffix(".npy") for entry in archive.namelist() if entry.endswith(".npy")}
-            missing = [name for name in names if name not in there]
-            if missing:
-                raise DataError(f"{path} has no array {missing[0]!r}; it has {', '.join(sorted(there)) or 'none'}")
-            wanted = [*names, *(name for name in optional if name in there)]
-            return {name: _read(path, archive, name) for name in wanted}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path} is not an intact .npz file: {error}") from error
+    with (
+        only_if_intact(lambda fault: DataError(f"{path} is not an intact .npz file: {fault}")),
+        zipfile.ZipFile(path) as archive,
+    ):
+        there = {entry.removesuffix(".npy") for entry in archive.namelist() if entry.endswith(".npy")}
+        missing = [name for name in names if name not in there]
+        if missing:
+            raise DataError(f"{path} has no array {missing[0]!r}; it has {', '.join(sorted(there)) or 'none'}")
+        wanted = [*names, *(name for name in optional if name in there)]
+        return {name: _read(path, archive, name) for name in wanted}
 
 
 def _read(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:

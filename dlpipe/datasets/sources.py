@@ -75,7 +75,7 @@ class Dataset(Protocol):
 def dataset_spec(document: Mapping[str, Any]) -> DatasetSpec:
     """The spec out of its own dump, by its kind. Raises DataError for a kind that is not registered."""
     known = FAMILIES["dataset"]
-    kind = document.get("kind")
+    kind = document.get("kind") if isinstance(document, Mapping) else document
     if kind not in known:
         raise DataError(f"no dataset kind {kind!r}; there are {', '.join(sorted(known))}")
     spec = known[kind].model_validate(document)

@@ -56,20 +56,16 @@ class VariantData:
     @cached_property
     def output_names(self) -> list[str]:
         """Keys of the first block's outputs.safetensors."""
-        from safetensors import safe_open
-
         if not self.artifacts or "outputs.safetensors" not in self.artifacts[0].manifest["files"]:
             return []
-        with safe_open(self.artifacts[0].path("outputs.safetensors"), framework="numpy") as file:
+        with self.artifacts[0].tensors("outputs.safetensors", "numpy") as file:
             return sorted(file.keys())
 
     def outputs(self, name: str) -> list[Array]:
         """The tensor `name` of every block of seeds that has it."""
-        from safetensors import safe_open
-
         found = []
         for artifact in self.artifacts if name in self.output_names else ():
-            with safe_open(artifact.path("outputs.safetensors"), framework="numpy") as file:
+            with artifact.tensors("outputs.safetensors", "numpy") as file:
                 if name in file.keys():  # noqa: SIM118 - a safetensors file, not a dict
                     found.append(file.get_tensor(name))
         return found

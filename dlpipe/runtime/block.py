@@ -82,7 +82,7 @@ class Block:
         with self.draft.tensors("weights.safetensors") as path:
             save_file(self.weights, path)
         history.write(self.draft.folder / "history.csv", self.rows)
-        self.draft.extra.update(seconds=self.seconds, **extra)
+        self.draft.extra.update(seconds=self.seconds, saving_seconds=round(self.checkpoints.spent, 3), **extra)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 import dlpipe.spec.training  # noqa: F401 - registers every kind, those of other packages too
@@ -36,7 +35,7 @@ class Split:
 
 def read_split(data: Artifact, split: str, device: torch.device) -> Split:
     """A split of a prepared data set, flattened, scaled once and kept on the device."""
-    with safe_open(data.path("data.safetensors"), framework="pt") as file:
+    with data.tensors("data.safetensors") as file:
         inputs, targets = file.get_tensor(f"{split}.inputs"), file.get_tensor(f"{split}.targets")
     # A copy in float32 even where it is float32 already: the file's own memory is not aligned for vector instructions.
     scaled = inputs.flatten(1).to(device=device, dtype=torch.float32, copy=True).div_(data.extra["scale"])
@@ -104,7 +103,7 @@ class Layers:
         for artifact in self.artifacts:
             spec, units = artifact.stage.spec, int(artifact.stage.spec["units"])
             layer = build(component("layer", spec["layer"]), visible=visible, hidden=units).to(device)
-            layer.load_state_dict(read_weights(artifact, seed))
+            load_weights(layer, artifact, seed)
             layers.append(layer.eval())
             visible = units
         return Stack(layers)
@@ -116,10 +115,18 @@ def build(spec: Component, **context: Any) -> nn.Module:
     return module
 
 
+def load_weights(module: nn.Module, artifact: Artifact, seed: int) -> None:
+    """Puts one seed's state into the module. Raises ArtifactError when they do not fit."""
+    try:
+        module.load_state_dict(read_weights(artifact, seed))
+    except RuntimeError as error:
+        raise ArtifactError(f"{artifact.folder}: {error}") from error
+
+
 def read_weights(artifact: Artifact, seed: int) -> dict[str, Tensor]:
     """The state of one seed's module. Raises ArtifactError when the artifact has no such seed."""
     prefix = f"{seed}/"
-    with safe_open(artifact.path("weights.safetensors"), framework="pt") as file:
+    with artifact.tensors("weights.safetensors") as file:
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
         if not names:
             raise ArtifactError(f"{artifact.folder} has seeds {artifact.stage.seeds}, not {seed}")

@@ -27,6 +27,9 @@ else:  # any of the registered kinds
 Patch = Annotated[dict[str, Any], Example("{model.units: [400]}")]
 """Dotted path to the value that is set there; it replaces what was there, it does not merge."""
 
+MOST_SEEDS = 1000
+"""A plan lists each; a verdict needs a few, or a few tens."""
+
 
 class Pretrain(TrainingSpec):
     """How one layer is trained, on the representation of the layers below it, without labels."""
@@ -82,7 +85,9 @@ class Experiment(Spec):
     skip: Annotated[tuple[dict[str, OneOrMany[Level]], ...], Many] = Field(
         (), description="combinations of levels left out of the product; a list of levels means any of them"
     )
-    seeds: PositiveInt = Field(3, description="runs of every variant, seeds 0 to n-1; a verdict needs at least 3")
+    seeds: PositiveInt = Field(
+        3, le=MOST_SEEDS, description="runs of every variant, seeds 0 to n-1; a verdict needs at least 3"
+    )
     seeds_per_job: PositiveInt | None = Field(None, description="seeds trained by one job; all of them if absent")
     scales: dict[Scale, Patch] = Field(default_factory=dict, description="the same experiment in other sizes")
     claims: Annotated[tuple[Claim, ...], Many] = ()

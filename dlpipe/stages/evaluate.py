@@ -12,7 +12,7 @@ from torch import Tensor
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.provenance import origin
 from dlpipe.runtime import devices, history
-from dlpipe.runtime.data import Layers, Split, Stack, build, component, features, read_split, read_weights
+from dlpipe.runtime.data import Layers, Split, Stack, build, component, features, load_weights, read_split
 
 METRICS = ("seed", "metric", "value")
 FILTERS = 64
@@ -76,7 +76,7 @@ class Evaluation:
     def _model(self, seed: int) -> Any:
         spec = component("model", self.stage.spec["model"])
         model = build(spec, inputs=features(self.data), outputs=len(self.data.extra["classes"]))
-        model.load_state_dict(read_weights(self.model, seed))
+        load_weights(model, self.model, seed)
         return model.to(self.device).eval()
 
     def _metrics(self, logits: Mapping[str, Tensor]) -> dict[str, float]:

@@ -51,6 +51,7 @@ class Campaign:
     def __init__(self) -> None:
         self.promises = promises()
         self.outcomes: dict[str, Outcome] = {}
+        self.passed: set[str] = set()
         self.left_out: list[str] = []
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -63,7 +64,6 @@ class Campaign:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         outcome = self.outcomes.setdefault(_test(report.nodeid), Outcome())
         outcome.seconds += report.duration
-        told = dict(report.user_properties).get("tried")
         if report.skipped:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else getattr(report, "wasxfail", "")
             outcome.skipped[str(reason).removeprefix("Skipped: ")] += 1
@@ -71,7 +71,9 @@ class Campaign:
             outcome.tried += 1
             outcome.lost += 1
         elif report.when == "call":
-            times, note = told or (1, "")
+            self.passed.add(report.nodeid)
+        elif report.when == "teardown" and report.nodeid in self.passed:
+            times, note = dict(report.user_properties).get("tried", (1, ""))
             outcome.tried += times
             outcome.notes += [note] if note else []
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
-from collections.abc import Collection, Mapping
+import subprocess
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +16,9 @@ import pytest
 from dlpipe.artifacts import Stage, Store, write_stages
 from dlpipe.plan import make_plan
 from dlpipe.spec.variants import load
+from tests.faults.disks import Disk
 from tests.faults.running import dlpipe
+from tests.stages.test_fetch import web  # noqa: F401 - its server, as a fixture
 from tests.workspace import write_experiment
 
 REPORT = ("report", "small")
@@ -118,3 +123,20 @@ def _do(run: Run, arguments: tuple[str, ...], stage: Stage | None) -> Task:
 def run(finished: Run, tmp_path: Path) -> Run:
     """A copy that the test may spoil."""
     return finished.copy(tmp_path / "run")
+
+
+@pytest.fixture
+def disk() -> Iterator[Callable[[Path, int], Disk]]:
+    """Mounts; skips the test where that is not allowed."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    mounted = []
+
+    def mounted_on(folder: Path, room: int = 1 << 20) -> Disk:
+        mounted.append(folder)
+        return Disk(folder, room)
+
+    yield mounted_on
+    for folder in mounted:
+        with contextlib.suppress(OSError):
+            subprocess.run(["umount", "-l", str(folder)], check=False)

@@ -9,7 +9,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,3 +121,35 @@ def steps(record: Path) -> list[float]:
     """When each step ended that `slow_steps` recorded."""
     content = record.read_bytes() if record.exists() else b""
     return [moment for (moment,) in struct.iter_unpack("d", content[: len(content) // 8 * 8])]
+
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "shutil.rmtree", "os.truncate")
+_allowed: list[Path] = []
+_written: list[str] = []
+_installed: list[bool] = []
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook, which stays for good: idle while nothing is allowed."""
+    if not _allowed or not arguments or not isinstance(arguments[0], str | os.PathLike):
+        return
+    if event in CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING):
+        path = Path(os.path.abspath(os.fspath(arguments[0])))
+        if not path.is_relative_to(_allowed[-1]) and path != Path(os.devnull) and "__pycache__" not in path.parts:
+            _written.append(f"{event} {path}")
+
+
+@contextlib.contextmanager
+def no_writing_outside(folder: Path) -> Iterator[None]:
+    """The test fails when this process opens a file for writing, or moves or removes one, anywhere else."""
+    if not _installed:
+        sys.addaudithook(_watch)
+        _installed.append(True)
+    _allowed.append(folder)
+    _written.clear()
+    try:
+        yield
+    finally:
+        _allowed.pop()
+    assert not _written

@@ -3,69 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Run
-from tests.faults.running import dlpipe, slow_steps, start, steps
-
-PAGE = 4096
-"""A file system in memory gives out its room by pages."""
-
-
-class Disk:
-    """A small file system of its own, mounted in place of a folder, with what the folder held."""
-
-    def __init__(self, folder: Path, room: int) -> None:
-        """`room`: bytes besides what is there."""
-        self.folder, aside = folder, folder.with_name(f"{folder.name}-before")
-        folder.rename(aside)
-        folder.mkdir()
-        mount("-t", "tmpfs", "-o", f"size={_size(aside) + (200 << 10) + room}", "tmpfs", str(folder))
-        shutil.copytree(aside, folder, dirs_exist_ok=True)
-        self.resize(room)
-
-    def resize(self, room: int) -> None:
-        status = os.statvfs(self.folder)
-        used = (status.f_blocks - status.f_bfree) * status.f_frsize
-        self.remount(f"size={used + room}")
-
-    def remount(self, options: str) -> None:
-        mount("-o", f"remount,{options}", str(self.folder))
-
-
-def _size(folder: Path) -> int:
-    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in folder.rglob("*"))
-
-
-def mount(*arguments: str) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"mount {' '.join(arguments[:-1])} is refused here: {done.stderr.strip()}")
-
-
-@pytest.fixture
-def disk(run: Run) -> Iterator[Callable[[Path, int], Disk]]:
-    """Mounts; skips the test where that is not allowed."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    mounted = []
-
-    def mounted_on(folder: Path, room: int = 1 << 20) -> Disk:
-        mounted.append(folder)
-        return Disk(folder, room)
-
-    yield mounted_on
-    for folder in mounted:
-        with contextlib.suppress(OSError):
-            subprocess.run(["umount", "-l", str(folder)], check=False)
+from tests.faults.conftest import Run, Task
+from tests.faults.disks import PAGE, Disk
+from tests.faults.running import Running, dlpipe, slow_steps, start, steps
 
 
 @pytest.mark.parametrize("rule", ["fetch", "prepare", "pretrain", "finetune", "evaluate", "plot", "report"])
@@ -88,7 +37,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_there(
         assert len(ended.err.strip().splitlines()) <= 2, ended.err
         assert not run.is_sound(task, finished.digests())
         assert run.litter() == []
-        room, count = room + often(4, 1) * PAGE, count + 1
+        room, count = room + often(12, 1) * PAGE, count + 1
         assert room < 2 << 20, ended.err
         small.resize(room)
     assert count > 0
@@ -168,3 +117,117 @@ def test_damage_on_a_read_only_disk_is_named(run: Run, disk: Callable[..., Disk]
     assert ended.says(
         "weights.safetensors does not match", "could not be moved out of the way", "Read-only file system"
     )
+
+
+def in_training(run: Run, record: Path, pause: float = 0.05, save_every: float = 0.0) -> tuple[Task, Running]:
+    """The last stage of fine-tuning, on its way."""
+    task = run.of_rule("finetune")[-1]
+    run.unmade(task)
+    job = start(run.folder, *task.arguments, upset=partial(slow_steps, pause, record, save_every))
+    job.wait_for(lambda: len(steps(record)) > 2)
+    return task, job
+
+
+@pytest.mark.parametrize("save_every", [0.0, 60.0], ids=["at-the-next-saving", "at-the-end"])
+def test_results_that_vanish_under_a_job_are_noticed(
+    save_every: float, run: Run, finished: Run, tmp_path: Path
+) -> None:
+    """The job ends with a message; the same commands make everything again."""
+    task, job = in_training(run, tmp_path / "steps", save_every=save_every)
+    run.store.results.rename(tmp_path / "elsewhere")
+    ended = job.end()
+    assert ended.exit_code == 1
+    assert ended.says("dlpipe: "), ended.err
+    assert not run.artifact(task).exists()
+    assert dlpipe(run.folder, "plan", "small").exit_code == 0
+    for again in run.tasks:
+        assert dlpipe(run.folder, *again.arguments).exit_code == 0
+    assert run.digests(but=("demo.html",)) == finished.digests(but=("demo.html",))
+
+
+def test_a_draft_that_vanishes_under_a_job_is_noticed(run: Run, finished: Run, tmp_path: Path) -> None:
+    task, job = in_training(run, tmp_path / "steps")
+    (draft,) = run.artifact(task).parent.glob(".making-*")
+    shutil.rmtree(draft)
+    ended = job.end()
+    assert ended.exit_code == 1
+    assert ended.says("No such file or directory", draft.name), ended.err
+    assert not run.artifact(task).exists()
+    assert dlpipe(run.folder, *task.arguments).exit_code == 0
+    assert run.digests() == finished.digests()
+
+
+@pytest.mark.parametrize("lost", ["checkpoints", "document"])
+def test_what_vanishes_under_a_job_and_is_not_needed_does_not_disturb_it(
+    lost: str, run: Run, finished: Run, tmp_path: Path
+) -> None:
+    """Checkpoints are written again; the stage's document was read at the start."""
+    task, job = in_training(run, tmp_path / "steps")
+    assert task.stage is not None
+    if lost == "checkpoints":
+        run.store.checkpoints(task.stage).parent.rename(tmp_path / "elsewhere")
+    else:
+        run.store.stage_file(task.stage.id).unlink()
+    ended = job.end()
+    assert (ended.exit_code, ended.err) == (0, "")
+    assert run.digests() == finished.digests()
+
+
+def test_inputs_that_vanish_under_a_job_are_named(run: Run, finished: Run, tmp_path: Path) -> None:
+    """A layer is read for each seed in turn. The same commands make it again, and the job goes on."""
+    task, job = in_training(run, tmp_path / "steps")
+    layer = run.of_rule("pretrain")[-1]
+    run.artifact(layer).rename(tmp_path / "elsewhere")
+    ended = job.end()
+    assert ended.exit_code == 1
+    assert ended.says("No such file", run.artifact(layer).name), ended.err
+    for again in (layer, task):
+        assert dlpipe(run.folder, *again.arguments).exit_code == 0
+    assert run.digests() == finished.digests()
+
+
+def clock_going_back(after: float, by: float = 86400.0) -> None:
+    """The clock that people set; the one that only counts goes on."""
+    true_time, true_gmtime, begun = time.time, time.gmtime, time.monotonic()
+
+    def now() -> float:
+        return true_time() - (by if time.monotonic() - begun > after else 0.0)
+
+    time.time = now
+    time.gmtime = lambda seconds=None: true_gmtime(now() if seconds is None else seconds)
+
+
+def set_back_in_training(after: float, record: Path) -> None:
+    clock_going_back(after)
+    slow_steps(0.02, record, 0.1)
+
+
+@pytest.mark.parametrize("rule", ["fetch", "prepare", "pretrain", "finetune", "evaluate", "plot"])
+def test_a_clock_that_is_set_back_changes_nothing_but_the_date(
+    rule: str, run: Run, finished: Run, tmp_path: Path
+) -> None:
+    """By a day, at the start and in mid-run: sizes, bytes and durations are as they should be."""
+    task = run.of_rule(rule)[-1]
+    assert task.stage is not None
+    for after in (-1.0, task.seconds / 3):
+        run.unmade(task)
+        begun = time.monotonic()
+        upset = partial(set_back_in_training, after, tmp_path / f"steps{after}")
+        assert dlpipe(run.folder, *task.arguments, upset=upset).exit_code == 0
+        took = run.store.read(rule, task.stage.id).manifest["times"]["seconds"]
+        assert 0 <= took <= time.monotonic() - begun
+    assert run.digests() == finished.digests()
+
+
+def test_a_clock_that_is_set_back_does_not_stop_the_saving(run: Run, finished: Run, tmp_path: Path) -> None:
+    """Savings go by the clock that only counts: what is lost by a kill after the change is no more than before it."""
+    task = run.of_rule("finetune")[-1]
+    assert task.stage is not None
+    run.unmade(task)
+    job = start(run.folder, *task.arguments, upset=partial(set_back_in_training, 0.1, tmp_path / "steps"))
+    job.wait_for(lambda: len(steps(tmp_path / "steps")) > 20)
+    assert job.kill().exit_code < 0
+    record = tmp_path / "again"
+    assert dlpipe(run.folder, *task.arguments, upset=partial(slow_steps, 0.0, record)).exit_code == 0
+    assert len(steps(record)) < 20, "of 27 steps; it was saved every 0.1 s"
+    assert run.digests() == finished.digests()

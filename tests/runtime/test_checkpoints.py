@@ -79,3 +79,23 @@ def test_same_state_same_bytes(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         Checkpoints(tmp_path / folder, KEY).save("seed0", snapshot())
     assert (tmp_path / "one/seed0.safetensors").read_bytes() == (tmp_path / "two/seed0.safetensors").read_bytes()
+
+
+def test_savings_take_at_most_a_fiftieth_of_the_time(tmp_path, monkeypatch):
+    """By a clock of our own: a saving takes 3 s here, so the next one is due after 150 s, not after 60."""
+    now = [0.0]
+    monkeypatch.setattr("dlpipe.runtime.checkpoints.time.monotonic", lambda: now[0])
+
+    def slow(*_: object) -> None:
+        now[0] += 3.0
+
+    monkeypatch.setattr("dlpipe.runtime.checkpoints.write_atomically", slow)
+    checkpoints = Checkpoints(tmp_path, {}, every=60.0)
+    saved = []
+    while now[0] < 1000.0:
+        now[0] += 1.0
+        if checkpoints.due():
+            saved.append(now[0])
+            checkpoints.save("seed0", Snapshot({"w": torch.zeros(3)}, {}))
+    assert saved == [60.0, 213.0, 366.0, 519.0, 672.0, 825.0, 978.0]
+    assert checkpoints.spent == 3.0 * len(saved)

@@ -173,6 +173,17 @@ class Cluster:
                     found.append(int(path.parent.name))
         return found
 
+    def devices(self) -> dict[str, str]:
+        """The jobs that run at this moment, and the CUDA_VISIBLE_DEVICES that each was given."""
+        found = {}
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+                variables = dict(line.split("=", 1) for line in lines if "=" in line)
+                if "SLURM_JOB_ID" in variables:
+                    found[variables["SLURM_JOB_ID"]] = variables.get("CUDA_VISIBLE_DEVICES", "")
+        return found
+
     def accounting(self, *fields: str) -> list[list[str]]:
         """A row a job (not a step) of what `sacct` knows, in the order of the job ids."""
         table = self.run("sacct", "-nPX", "-D", "-S", "now-1days", "-o", ",".join(fields))

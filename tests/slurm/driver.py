@@ -123,6 +123,11 @@ class Workspace:
             raise AssertionError(f"the driver hangs:\n{self.log}") from None
         assert ended == code, self.log
 
+    def runs(self) -> list[str]:
+        """What the drivers called their jobs, each driver all of its own."""
+        lines = (self.folder / "driver.log").read_text().splitlines()
+        return [line.split()[-1] for line in lines if line.startswith("SLURM run ID")]
+
     @property
     def log(self) -> str:
         """What the driver has said, and the jobs."""

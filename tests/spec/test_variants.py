@@ -219,7 +219,10 @@ def test_claims_are_checked_at_the_scales_where_they_are_judged(write: Write) ->
 
 def test_every_declared_scale_is_checked_whichever_is_asked_for(write: Write) -> None:
     path = write("scales: {demo: {}, lab: {seeds: 0}, paper: {model.units.9: 3}}\n")
-    assert messages(path, scale="demo") == ["seeds must be a whole number above 0, not 0", "model.units has no item 9"]
+    assert messages(path, scale="demo") == [
+        "seeds must be a whole number above 0 and up to 1000, not 0",
+        "model.units has no item 9",
+    ]
 
 
 def test_a_problem_of_some_variants_names_the_first(write: Write) -> None:

@@ -8,7 +8,7 @@ rule evaluate:
         WORK.log("evaluate"),
     benchmark:
         WORK.benchmark("evaluate")
-    threads: WORK.threads
+    threads: WORK.cores
     resources:
         mem_mb=WORK.resource("mem_mb"),
         runtime=WORK.resource("runtime"),

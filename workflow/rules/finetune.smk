@@ -8,7 +8,7 @@ rule finetune:
         WORK.log("finetune"),
     benchmark:
         WORK.benchmark("finetune")
-    threads: WORK.threads
+    threads: WORK.cores
     resources:
         mem_mb=WORK.resource("mem_mb"),
         runtime=WORK.resource("runtime"),

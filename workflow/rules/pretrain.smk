@@ -8,7 +8,7 @@ rule pretrain:
         WORK.log("pretrain"),
     benchmark:
         WORK.benchmark("pretrain")
-    threads: WORK.threads
+    threads: WORK.cores
     resources:
         mem_mb=WORK.resource("mem_mb"),
         runtime=WORK.resource("runtime"),

@@ -1,0 +1,24 @@
+"""What every command has in common, and none needs more than click for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def examples(*lines: str) -> str:
+    """Two examples at the foot of a command's help, each of which works when pasted."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    folder = click.Path(path_type=Path, file_okay=False)
+    command = click.option(
+        "--results", type=folder, default="results", show_default=True, help="Folder of what is computed."
+    )(command)
+    return click.option(
+        "--data", type=folder, default="data", show_default=True, help="Folder of raw and prepared data."
+    )(command)
