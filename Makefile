@@ -1,5 +1,6 @@
 # make run    builds the environment, runs the demo experiments, writes the report
 # make test   builds the environment, passes the tests
+# make gpu    passes the tests that need a CUDA device, prints its speed beside the CPU's
 # make faults tries what machines, disks, networks and people do to a run, and prints what was lost
 # make env    only builds the environment (.venv)
 # make clean  removes the environment and everything computed
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.built-from-lock
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: run test quick faults env clean
+.PHONY: run test quick faults gpu env clean
 
 run: $(STAMP)
 	snakemake --cores all
@@ -20,6 +21,10 @@ test: $(STAMP)
 
 quick: $(STAMP)
 	python -m pytest -m "not slow"
+
+gpu: $(STAMP)
+	python -m pytest -m gpu tests/gpu -rs
+	python benchmarks/gpu.py
 
 faults: $(STAMP)
 	python -m pytest --campaign

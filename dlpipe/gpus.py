@@ -106,11 +106,6 @@ class Share:
         self._answer = "cpu"
         return self._answer
 
-    def keep_across_exec(self) -> None:
-        """The locks stay with whatever program this process becomes; others that it starts never have them."""
-        if self._locks is not None:
-            self._locks.keep_across_exec()
-
     def _take(self, stage: str, until: float | None) -> str:
         candidates = self._candidates()
         if not candidates:
@@ -199,10 +194,6 @@ class _Locks:
     def close(self) -> None:
         for descriptor in (*self._taken, self._folder):
             os.close(descriptor)
-
-    def keep_across_exec(self) -> None:
-        for descriptor in (*self._taken, self._folder):
-            os.set_inheritable(descriptor, True)
 
     def take(
         self, names: Sequence[str], count: int, jobs_per_gpu: int, holder: str

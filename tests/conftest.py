@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.register_profile("campaign")
         settings.load_profile("campaign")
         config.pluginmanager.register(Campaign())
+    # Only `-m gpu` uses a GPU: the other tests mean the same on every machine, and take no device from anybody.
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

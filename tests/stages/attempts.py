@@ -66,12 +66,12 @@ class Attempt:
     error: str
 
 
-def attempt(stage: Stage, store: Store, fate: Fate = Fate()) -> Attempt:
+def attempt(stage: Stage, store: Store, fate: Fate = Fate(), device: str = "auto") -> Attempt:
     """Runs the stage in a process of its own, to its end."""
-    return attempt_together(stage, store, [fate])[0]
+    return attempt_together(stage, store, [fate], device)[0]
 
 
-def attempt_together(stage: Stage, store: Store, fates: Sequence[Fate]) -> list[Attempt]:
+def attempt_together(stage: Stage, store: Store, fates: Sequence[Fate], device: str = "auto") -> list[Attempt]:
     """Runs the stage in as many processes as there are fates, as ranks if there are several, each to its end."""
     store.results.mkdir(parents=True, exist_ok=True)
     meeting = store.results / f"attempt-{time.time_ns()}.meeting"
@@ -80,7 +80,7 @@ def attempt_together(stage: Stage, store: Store, fates: Sequence[Fate]) -> list[
     started = time.monotonic()
     for place, fate in zip(places, fates, strict=True):
         place.report.write_text(json.dumps({"steps": 0}))
-        processes.append(CONTEXT.Process(target=_run, args=(stage.to_json(), store, fate, place)))
+        processes.append(CONTEXT.Process(target=_run, args=(stage.to_json(), store, fate, place, device)))
         processes[-1].start()
     attempts = []
     for place, process in zip(places, processes, strict=True):
@@ -92,7 +92,7 @@ def attempt_together(stage: Stage, store: Store, fates: Sequence[Fate]) -> list[
     return attempts
 
 
-def _run(document: dict[str, Any], store: Store, fate: Fate, place: Place) -> None:
+def _run(document: dict[str, Any], store: Store, fate: Fate, place: Place, device: str) -> None:
     """In the child. Steps are counted as they are done, whatever happens after."""
     from dlpipe.runtime import loop
     from dlpipe.runtime.checkpoints import Checkpoints
@@ -121,7 +121,7 @@ def _run(document: dict[str, Any], store: Store, fate: Fate, place: Place) -> No
     stage = Stage.from_json(document)
     run = {"pretrain": pretrain.run, "finetune": finetune.run}[stage.rule]
     try:
-        run(stage, store, deadline=fate.deadline)
+        run(stage, store, device=device, deadline=fate.deadline)
     except loop.Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(interrupted.exit_code)

@@ -17,27 +17,33 @@ SGD = {"kind": "sgd", "learning_rate": 0.1, "momentum": 0.5}
 RBM = {"kind": "rbm"}
 
 
-def prepared(store: Store, sizes: Mapping[str, int] = SIZES, wrong_from: int | None = None) -> str:
+def prepared(
+    store: Store,
+    sizes: Mapping[str, int] = SIZES,
+    wrong_from: int | None = None,
+    shape: tuple[int, ...] = SHAPE,
+) -> str:
     """Noisy copies of three random patterns, uint8, in the format of prepare; the id of the artifact.
 
     The training examples from number `wrong_from` on have another class's label.
     """
-    stage = Stage("prepare", "blobs", {"sizes": dict(sizes), "wrong_from": wrong_from}, {"raw": "none-000000000000"})
+    spec = {"sizes": dict(sizes), "wrong_from": wrong_from, "shape": list(shape)}
+    stage = Stage("prepare", "blobs", spec, {"raw": "none-000000000000"})
     if store.is_done("prepare", stage.id):
         return stage.id
     generator = torch.Generator().manual_seed(0)
-    patterns = torch.rand(CLASSES, *SHAPE, generator=generator) < 0.5
+    patterns = torch.rand(CLASSES, *shape, generator=generator) < 0.5
     tensors = {}
     for split, n in sizes.items():
         targets = torch.arange(n) % CLASSES
-        flips = torch.rand(n, *SHAPE, generator=generator) < 0.2
+        flips = torch.rand(n, *shape, generator=generator) < 0.2
         tensors[f"{split}.inputs"] = (patterns[targets] ^ flips).to(torch.uint8) * 255
         tensors[f"{split}.targets"] = targets
     if wrong_from is not None:
         tensors["train.targets"][wrong_from:] = (tensors["train.targets"][wrong_from:] + 1) % CLASSES
     with store.make(stage) as draft:
         save_file(tensors, draft.folder / "data.safetensors")
-        draft.extra.update(input_shape=list(SHAPE), classes=list("abc"), scale=255.0, sizes=dict(sizes), terms="none")
+        draft.extra.update(input_shape=list(shape), classes=list("abc"), scale=255.0, sizes=dict(sizes), terms="none")
     return stage.id
 
 

@@ -73,7 +73,7 @@ def test_the_second_layer_sees_what_the_first_makes_of_the_data(store: Store) ->
 def test_files_and_facts(store: Store) -> None:
     artifact = pretrain.run(pretrain_stage(prepared(store), epochs=3.0), store, threads=2)
     assert set(artifact.manifest["files"]) == {"weights.safetensors", "history.csv"}
-    assert artifact.manifest["facts"] == {"threads": 2, "device": "cpu", "ranks": 1}
+    assert artifact.manifest["facts"] == {"threads": 2, "device": "cpu", "gpus": [], "ranks": 1}
     assert set(artifact.extra["seconds"]) == {"0", "1"}
     shapes = {"W": (PIXELS, 8), "hbias": (8,), "vbias": (PIXELS,)}
     found = {name: tuple(tensor.shape) for name, tensor in weights(artifact).items()}
