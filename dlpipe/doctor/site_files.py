@@ -23,7 +23,11 @@ def site_files(site: Site) -> dict[Path, str]:
         return {}
     base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     folder = base / "snakemake" / site.cluster
-    return {folder / "config.yaml": _profile(site), folder / "partitions.yaml": _partitions(site)}
+    return {
+        folder / "config.yaml": _profile(site),
+        folder / "partitions.yaml": _partitions(site),
+        Path("config/config.yaml"): _config(site),
+    }
 
 
 def how_to_use(site: Site) -> str:
@@ -39,7 +43,7 @@ def _profile(site: Site) -> str:
     ]
     if site.sacct_problem:
         lines += ["# sacct does not answer here", "slurm-status-command: squeue"]
-    return "\n".join(lines + _account(site.accounts) + _models(gpu_models(site))) + "\n"
+    return "\n".join(lines + _account(site.accounts)) + "\n"
 
 
 def _account(accounts: Accounts) -> list[str]:
@@ -55,14 +59,35 @@ def _account(accounts: Accounts) -> list[str]:
     ]
 
 
-def _models(models: list[str]) -> list[str]:
-    """No default resource: with a `gpu_model` even a job without a GPU asks for one."""
-    if len(models) < 2:
-        return []
-    return [
-        f"# any of {', '.join(models)}; to insist on one, write into config/config.yaml:",
-        f"# gpu_model: {models[0]}",
+def _config(site: Site) -> str:
+    """What is of the machine and not of Snakemake: bounds for the retries, which ask for more each time."""
+    lines = [
+        "# besides what is there: the most that a job can ask for, here",
+        f"max_mem_mb: {_most(site, 'memory_mb')}",
     ]
+    minutes = _most(site, "minutes")
+    if minutes is not None:
+        lines.append(f"max_runtime: {minutes}")
+    most = max(partition.gpus for partition in site.usable())
+    lines.append(f"max_gpu: {most}" if most else "device: cpu  # there are no GPUs")
+    models = gpu_models(site)
+    if len(models) > 1:
+        lines += [f"# any of {', '.join(models)}; to insist on one:", f"# gpu_model: {models[0]}"]
+    return "\n".join(lines) + "\n"
+
+
+def _most(site: Site, limit: str) -> int | None:
+    """The largest of the partitions with GPUs or of those without, whichever is less: each job must find its place."""
+    kinds = [[p for p in site.usable() if bool(p.gpus) == gpus] for gpus in (False, True)]
+    largest = [_largest([getattr(partition, limit) for partition in kind]) for kind in kinds if kind]
+    known = [value for value in largest if value is not None]
+    return min(known) if known else None
+
+
+def _largest(values: list[int | None]) -> int | None:
+    """None is no limit."""
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
 
 
 def _resource(name: str) -> str:

@@ -53,9 +53,10 @@ def plugin() -> ModuleType:
 
 
 def written(site: Site | None) -> Path:
-    """The folder of the site's files, written where the doctor says."""
+    """The folder of the site's profile, written where the doctor says."""
     assert site
-    for path, text in site_files(site).items():
+    profile = {path: text for path, text in site_files(site).items() if path.is_absolute()}
+    for path, text in profile.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return path.parent
@@ -101,8 +102,6 @@ slurm-partition-config: partitions.yaml
 default-resources:
   slurm_account: vision  # or speech
 # slurm-qos: long  # any of long, normal; the cluster's default without
-# any of a100, v100; to insist on one, write into config/config.yaml:
-# gpu_model: a100
 """,
         folder / "partitions.yaml": """\
 # max_runtime in minutes, max_mem_mb in MB; each the most that one job on one node can have
@@ -120,7 +119,22 @@ partitions:
     - a100
     - v100
 """,
+        Path("config/config.yaml"): """\
+# besides what is there: the most that a job can ask for, here
+max_mem_mb: 252904
+max_runtime: 1440
+max_gpu: 4
+# any of a100, v100; to insist on one:
+# gpu_model: a100
+""",
     }
+
+
+def test_bounds_and_device_of_a_cluster_without_gpus(login):
+    _, site = login("plain")
+    bounds = site_files(site)[Path("config/config.yaml")]
+    assert "device: cpu" in bounds
+    assert "max_gpu" not in bounds
 
 
 @pytest.mark.parametrize(
