@@ -50,13 +50,14 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=sched_min_interval=0,batch_sched_delay=0
 GresTypes=gpu
-ReturnToService=2
+ReturnToService=1
 SlurmdTimeout=30
 KillWait=5
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePass={folder}/munge/socket
 AccountingStoragePort={slurmdbd}
+AccountingStorageTRES=gres/gpu
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from dlpipe.artifacts import FOLDERS
 from tests.slurm.cluster import Cluster
@@ -60,14 +59,10 @@ class Workspace:
         shutil.copytree(other.folder / "data", self.folder / "data")
 
     def digests(self, *rules: str) -> dict[str, str]:
-        """Files of these rules' artifacts (or all) to their sha256."""
+        """Files of these rules' artifacts (or of all) to their sha256."""
         found = digests(self.folder) | digests(self.folder, "data/*/*/*")
-        folders = [str(Path(*FOLDERS[rule])) for rule in rules]
-        return {name: value for name, value in found.items() if not rules or name.startswith(tuple(folders))}
-
-    def manifests(self, *rules: str) -> list[dict[str, Any]]:
-        folders = [self.folder / Path(*FOLDERS[rule]) for rule in rules]
-        return [json.loads(p.read_text()) for folder in folders for p in sorted(folder.glob("*/manifest.json"))]
+        folders = tuple(f"{Path(*FOLDERS[rule])}/" for rule in rules or FOLDERS)
+        return {name: value for name, value in found.items() if name.startswith(folders)}
 
     @property
     def layer(self) -> str:
@@ -140,9 +135,9 @@ class Workspace:
         return "\n".join(texts)
 
 
-def until(ready: Callable[[], bool], seconds: float = 90) -> None:
-    """Waits for something that is to happen."""
+def until(ready: Callable[[], bool], seconds: float = 90, otherwise: Callable[[], str] = lambda: "") -> None:
+    """Waits for something that is to happen; what to show if it does not."""
     end = time.monotonic() + seconds
     while not ready():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, otherwise()
         time.sleep(0.2)
