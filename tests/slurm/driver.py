@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -82,9 +83,16 @@ class Workspace:
             return time.time() - lock.stat().st_ctime > 1.0
         return False
 
-    def maker(self) -> int:
-        """Process id of whoever makes the layer."""
-        return int(json.loads((self.folder / "results" / ".locks" / f"{self.layer}.json").read_text())["pid"])
+    @contextlib.contextmanager
+    def orphan(self) -> Iterator[subprocess.Popen[bytes]]:
+        """A process that makes the layer and belongs to no job."""
+        command = [sys.executable, "-m", "dlpipe", "pretrain", self.layer]
+        process = subprocess.Popen(command, cwd=self.folder, start_new_session=True)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
     @contextlib.contextmanager
     def driver(self, cluster: Cluster, *arguments: str) -> Iterator[subprocess.Popen[str]]:
@@ -133,6 +141,13 @@ class Workspace:
             with contextlib.suppress(FileNotFoundError):  # snakemake removes a job's log when it begins anew
                 texts.append(f"== {path.name}\n{path.read_text()[-6000:]}")
         return "\n".join(texts)
+
+
+def said(log: Path, pattern: str) -> bool:
+    """Whether a log says so; snakemake removes a job's log when the job begins anew."""
+    with contextlib.suppress(FileNotFoundError):
+        return re.search(pattern, log.read_text()) is not None
+    return False
 
 
 def until(ready: Callable[[], bool], seconds: float = 90, otherwise: Callable[[], str] = lambda: "") -> None:

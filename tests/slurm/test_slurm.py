@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.driver import LONG, Workspace, until
+from tests.slurm.driver import LONG, Workspace, said, until
 from tests.workflow.test_workflow import snakemake
 from tests.workspace import EXPERIMENT
 
@@ -104,8 +104,8 @@ def job_that_trains(work: Workspace, cluster: Cluster) -> str:
 
 
 def start_again_at_once(cluster: Cluster, job: str) -> None:
-    """SLURM lets a job that it put back wait two minutes."""
-    until(lambda: job in cluster.jobs("PENDING"))
+    """SLURM lets a job that it put back wait two minutes. It refuses one whose last run has not quite ended."""
+    until(lambda: job in cluster.jobs("PENDING") and not cluster.processes())
     cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
@@ -131,20 +131,25 @@ def test_a_requeued_job_goes_on(long_run: Workspace, local_long: Workspace, clus
     assert long_run.digests("pretrain") == local_long.digests("pretrain")
 
 
-def test_a_requeued_job_that_meets_its_own_orphan_waits_for_it(
+def test_a_requeued_job_that_meets_an_orphan_of_its_stage_waits_for_it(
     long_run: Workspace, local_long: Workspace, cluster: Cluster
 ) -> None:
-    """The orphan does not hear the signal, as when only the shell above it dies, and trains on beside the retry."""
+    """The orphan is out of SLURM's sight and trains on. The job waits, is requeued, waits again, and takes over what
+    the orphan has made."""
     snakemake(long_run.folder, "-n")
-    with long_run.driver(cluster, long_run.target) as driver:
-        job = job_that_trains(long_run, cluster)
-        orphan = long_run.maker()
-        os.kill(orphan, signal.SIGSTOP)
+    log = long_run.folder / "results" / "logs" / "pretrain" / f"{long_run.layer}.log"
+    waits = "is making .*. Waiting for it"
+    with long_run.orphan() as orphan, long_run.driver(cluster, long_run.target) as driver:
+        until(long_run.layer_is_training)
+        os.kill(orphan.pid, signal.SIGSTOP)
+        until(lambda: said(log, waits), otherwise=lambda: long_run.log)
+        (job,) = cluster.jobs("RUNNING")
         cluster.run("scontrol", "requeue", job)
         start_again_at_once(cluster, job)
-        until(lambda: "Waiting for it" in long_run.log, otherwise=lambda: long_run.log)
-        os.kill(orphan, signal.SIGCONT)
+        until(lambda: said(log, waits), otherwise=lambda: long_run.log)
+        os.kill(orphan.pid, signal.SIGCONT)
         long_run.finish(driver)
+        assert orphan.wait(60) == 0
     assert long_run.digests("pretrain") == local_long.digests("pretrain")
 
 
@@ -153,7 +158,7 @@ def test_a_node_goes_down_and_comes_back(long_run: Workspace, local_long: Worksp
     with long_run.driver(cluster, long_run.target) as driver:
         job = job_that_trains(long_run, cluster)
         cluster.run("scontrol", "update", f"NodeName={cluster.host}", "State=DOWN", "Reason=test")
-        until(lambda: job in cluster.jobs("PENDING"))
+        until(lambda: job in cluster.jobs("PENDING") and not cluster.processes())
         cluster.run("scontrol", "update", f"NodeName={cluster.host}", "State=RESUME")
         until(lambda: cluster.node_state() in ("idle", "mix"))
         start_again_at_once(cluster, job)
