@@ -9,6 +9,7 @@ node pretends to have two GPUs, which are character devices that every machine h
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 import shutil
@@ -23,6 +24,7 @@ from typing import Any
 
 PROGRAMS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacctmgr")
 PACKAGES = "slurm-wlm munge slurmdbd mariadb-server"
+PR_SET_PDEATHSIG = 1
 GPU_DEVICES = ("/dev/null", "/dev/zero")
 CONFIGURATION = Path("/etc/slurm/slurm.conf")
 """Where every SLURM command looks if its environment names no other place."""
@@ -248,10 +250,16 @@ class Cluster:
         return ["mariadb", "--no-defaults", f"--socket={socket_path}", "-u", "root", "-e", statement]
 
     def _spawn(self, name: str, command: list[str], **options: Any) -> None:
-        """In a session of its own: a Ctrl-C is for the tests, which then end it in order."""
+        """In a session of its own: a Ctrl-C is for the tests, which then end it in order. If they are killed, it ends."""
         with (self.folder / f"{name}.out").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
-                command, env=self.environment, stdout=log, stderr=log, start_new_session=True, **options
+                command,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+                **options,
             )
 
     def _answers(self, *command: str) -> bool:
@@ -286,6 +294,10 @@ def _left_behind() -> bool:
         return not Path(f"/proc/{int((CONFIGURATION.readlink().parent / 'slurmctld.pid').read_text())}").exists()
     except (OSError, ValueError):
         return True
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _path() -> str:
