@@ -250,7 +250,7 @@ class Cluster:
         return ["mariadb", "--no-defaults", f"--socket={socket_path}", "-u", "root", "-e", statement]
 
     def _spawn(self, name: str, command: list[str], **options: Any) -> None:
-        """In a session of its own: a Ctrl-C is for the tests, which then end it in order. If they are killed, it ends."""
+        """In a session of its own, as a Ctrl-C is for the tests, which then end it in order; it ends with them if killed."""
         with (self.folder / f"{name}.out").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
                 command,
