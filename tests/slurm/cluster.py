@@ -176,6 +176,14 @@ class Cluster:
                     found.append(int(path.parent.name))
         return found
 
+    def has_ended(self, job: str) -> bool:
+        """Whether the node runs nothing of the job any more, as far as SLURM sees."""
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if path.read_bytes().startswith(f"slurmstepd: [{job}.".encode()):
+                    return False
+        return True
+
     def devices(self) -> dict[str, str]:
         """The jobs that run at this moment, and the CUDA_VISIBLE_DEVICES that each was given."""
         found = {}
@@ -250,7 +258,7 @@ class Cluster:
         return ["mariadb", "--no-defaults", f"--socket={socket_path}", "-u", "root", "-e", statement]
 
     def _spawn(self, name: str, command: list[str], **options: Any) -> None:
-        """In a session of its own, as a Ctrl-C is for the tests, which then end it in order; it ends with them if killed."""
+        """In a session of its own: a Ctrl-C is for the tests, which end it in order. It ends with them if they are killed."""
         with (self.folder / f"{name}.out").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
                 command,

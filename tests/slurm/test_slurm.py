@@ -105,7 +105,7 @@ def job_that_trains(work: Workspace, cluster: Cluster) -> str:
 
 def start_again_at_once(cluster: Cluster, job: str) -> None:
     """SLURM lets a job that it put back wait two minutes. It refuses one whose last run has not quite ended."""
-    until(lambda: job in cluster.jobs("PENDING") and not cluster.processes())
+    until(lambda: job in cluster.jobs("PENDING") and cluster.has_ended(job))
     cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
@@ -158,7 +158,7 @@ def test_a_node_goes_down_and_comes_back(long_run: Workspace, local_long: Worksp
     with long_run.driver(cluster, long_run.target) as driver:
         job = job_that_trains(long_run, cluster)
         cluster.run("scontrol", "update", f"NodeName={cluster.host}", "State=DOWN", "Reason=test")
-        until(lambda: job in cluster.jobs("PENDING") and not cluster.processes())
+        until(lambda: job in cluster.jobs("PENDING") and cluster.has_ended(job))
         cluster.run("scontrol", "update", f"NodeName={cluster.host}", "State=RESUME")
         until(lambda: cluster.node_state() in ("idle", "mix"))
         start_again_at_once(cluster, job)
