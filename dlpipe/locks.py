@@ -19,7 +19,7 @@ POLL_EVERY = 0.5
 
 
 class LockedError(StepError):
-    """Another live process has the lock at `path`."""
+    """Another live process has the lock: that at `path`, or, without `path`, the one that this process had."""
 
     def __init__(self, message: str, path: Path | None = None) -> None:
         super().__init__(message)
@@ -76,9 +76,10 @@ class Lock:
         os.utime(self.path)
 
     def check(self) -> None:
-        if self._read() != self.owner:
-            message = f"{self.path} was taken over by {self._read()}; this process stops without writing"
-            raise LockedError(message, self.path)
+        holder = self._read()
+        if holder != self.owner:
+            now = f"was taken over by process {holder['pid']} on {holder['host']}" if holder else "is gone"
+            raise LockedError(f"{self.path} {now}; this process stops without writing")
 
     def holder(self) -> Holder | None:
         """Who holds the lock, and whether they live, as far as one can tell from here. Changes nothing."""
@@ -107,11 +108,11 @@ class Lock:
         return False
 
 
-def wait_until_free(path: Path, until: float | None = None, *, patience: float = Lock.patience) -> None:
+def wait_until_free(path: Path, until: float | None = None) -> None:
     """Blocks while a live process holds the lock at `path`, and clears it when that process has died.
 
-    An owner on another host that has not shown itself for `patience` seconds of this process's own clock, which nobody
-    sets, counts as dead. Raises LockedError when the monotonic clock reaches `until`.
+    An owner on another host that has not shown itself for `Lock.patience` seconds of this process's own clock, which
+    nobody sets, counts as dead. Raises LockedError when the monotonic clock reaches `until`.
     """
     seen, since = None, time.monotonic()
     while (holder := read_owner(path)) is not None:
@@ -120,7 +121,7 @@ def wait_until_free(path: Path, until: float | None = None, *, patience: float =
             if (holder, path.stat().st_mtime) != seen:
                 seen, since = (holder, path.stat().st_mtime), now
         here = holder.get("host") == socket.gethostname()
-        if not lives_here(holder) if here else now - since >= patience:
+        if not lives_here(holder) if here else now - since >= Lock.patience:
             _bury(path, holder)
             return
         if until is not None and now >= until:

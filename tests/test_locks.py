@@ -57,20 +57,22 @@ def test_a_dead_owner_is_not_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize("age", [0.0, -86400.0, 86400.0], ids=["of-now", "of-tomorrow", "of-yesterday"])
-def test_a_silent_owner_elsewhere_counts_as_dead_after_its_patience_whatever_the_clocks_say(tmp_path, age):
+def test_a_silent_owner_elsewhere_counts_as_dead_after_its_patience_whatever_clocks_say(tmp_path, monkeypatch, age):
+    monkeypatch.setattr(Lock, "patience", 0.3)
     path = held_elsewhere(tmp_path / "lock.json", age)
     started = time.monotonic()
-    wait_until_free(path, patience=0.3)
+    wait_until_free(path)
     assert 0.3 <= time.monotonic() - started < 5
     assert not path.exists()
 
 
-def test_an_owner_elsewhere_that_shows_itself_is_waited_for(tmp_path):
+def test_an_owner_elsewhere_that_shows_itself_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(Lock, "patience", 0.3)
     path = held_elsewhere(tmp_path / "lock.json")
     for beat in range(4):
         threading.Timer(0.15 * beat, os.utime, (path,)).start()
     started = time.monotonic()
-    wait_until_free(path, patience=0.3)
+    wait_until_free(path)
     assert time.monotonic() - started >= 0.45 + 0.3
 
 

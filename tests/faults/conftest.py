@@ -97,7 +97,8 @@ class Run:
         """Hidden files and folders: drafts, checkpoints, locks, what was set aside, parts of files."""
         found = [path for root in (self.store.data, self.store.results) for path in root.rglob(".*")]
         found += [path for root in (self.store.data, self.store.results) for path in (root / ".locks").glob("*")]
-        kept = (".locks", ".checkpoints")
+        found += (self.store.results / ".running").glob("*")
+        kept = (".locks", ".checkpoints", ".running")
         return sorted(path.relative_to(self.folder).as_posix() for path in found if path.name not in kept)
 
 

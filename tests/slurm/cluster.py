@@ -258,7 +258,7 @@ class Cluster:
         return ["mariadb", "--no-defaults", f"--socket={socket_path}", "-u", "root", "-e", statement]
 
     def _spawn(self, name: str, command: list[str], **options: Any) -> None:
-        """In a session of its own: a Ctrl-C is for the tests, which end it in order. It ends with them if they are killed."""
+        """In a session of its own: a Ctrl-C is for the tests, which end it in order. If they are killed it ends too."""
         with (self.folder / f"{name}.out").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
                 command,
