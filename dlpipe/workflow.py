@@ -35,6 +35,8 @@ CONFIG_KEYS = (
     "max_runtime",
     "max_gpu",
 )
+START_SECONDS = 60
+"""At most, of a cluster's job, until its command starts: Snakemake starts twice, from slow file systems."""
 
 
 class Workflow:
@@ -103,7 +105,8 @@ class Workflow:
 
     def deadline(self, wildcards: Any, resources: Any) -> list[str]:
         """On a cluster training stops in time for the job's limit, its state saved; a workstation sets no limit."""
-        return ["--deadline", str(60 * int(resources.runtime))] if self.on_cluster else []
+        seconds = 60 * int(resources.runtime)
+        return ["--deadline", str(max(seconds // 2, seconds - START_SECONDS))] if self.on_cluster else []
 
     @property
     def sources(self) -> list[str]:

@@ -111,6 +111,16 @@ def test_a_cap_that_is_no_number_is_said(tmp_path, monkeypatch, config):
         Workflow({"experiments": ["small"], **config})
 
 
+@pytest.mark.parametrize(("minutes", "seconds"), [(1, "30"), (2, "60"), (90, "5340")])
+def test_training_on_a_cluster_is_told_to_stop_before_the_jobs_limit(tmp_path, monkeypatch, minutes, seconds):
+    """And what it needs to save is part of the deadline's own margin; a workstation sets no limit."""
+    monkeypatch.chdir(tmp_path)
+    write_experiment(tmp_path)
+    config, limit = {"experiments": ["small"]}, SimpleNamespace(runtime=minutes)
+    assert Workflow(config, on_cluster=True).deadline(None, limit) == ["--deadline", seconds]
+    assert Workflow(config).deadline(None, limit) == []
+
+
 STUB = """#!/bin/sh
 printf '%s\\n' "$0 $*" >> "{log}"
 case "$0" in */sbatch) echo "sbatch: error: not today" >&2; exit 1;; esac
