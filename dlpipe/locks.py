@@ -89,6 +89,15 @@ class Lock:
             return None if owner is None else Holder(owner, self._lives(owner, time.time()), silent)
         return None
 
+    def check_free(self) -> None:
+        """Raises LockedError when a live process holds the lock, as far as one can tell from here. Changes nothing."""
+        holder = self.holder()
+        if holder is not None and holder.lives:
+            raise self._held_by(holder.owner)
+
+    def _held_by(self, owner: Mapping[str, Any]) -> LockedError:
+        return LockedError(f"process {owner['pid']} on {owner['host']} is making {self.path.stem}", self.path)
+
     def _read(self) -> dict[str, Any] | None:
         return read_owner(self.path)
 
@@ -96,8 +105,7 @@ class Lock:
         """`now` by the clock of the lock's file system."""
         holder = self._read()
         if holder is not None and self._lives(holder, now):
-            message = f"process {holder['pid']} on {holder['host']} is making {self.path.stem}"
-            raise LockedError(message, self.path)
+            raise self._held_by(holder)
         _bury(self.path, holder)
 
     def _lives(self, holder: Mapping[str, Any], now: float) -> bool:

@@ -51,8 +51,7 @@ def _make_once_free(
     lock = store.lock_file(stage.rule, stage.id)
     while not store.is_done(stage.rule, stage.id):  # a stage that stands costs no GPU and no import of torch
         try:
-            with Lock(lock):
-                pass  # asked before a GPU is taken and processes are started; whoever makes the stage then takes it
+            Lock(lock).check_free()  # before a GPU is taken and processes are started
             if "device" in options:
                 device = _device(gpus, f"{stage.rule} {stage.id}", until)
                 options = {**options, "device": device, "threads": options["threads"] or stage.hints.get("threads", 1)}

@@ -169,7 +169,7 @@ def test_what_vanishes_under_a_job_and_is_not_needed_does_not_disturb_it(
     else:
         run.store.stage_file(task.stage.id).unlink()
     ended = job.end()
-    assert (ended.exit_code, ended.err) == (0, "")
+    assert (ended.exit_code, ended.says()) == (0, True), ended.err
     assert run.digests() == finished.digests()
 
 
