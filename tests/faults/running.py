@@ -95,10 +95,11 @@ def _run(folder: Path, arguments: tuple[str, ...], upset: Upset | None, prints: 
 
 
 def saving_every(seconds: float) -> None:
-    """Checkpoints that often, and not once a minute."""
-    from dlpipe.runtime import block
+    """Checkpoints that often, and not once a minute, however long a saving takes."""
+    from dlpipe.runtime import block, checkpoints
 
     block.CHECKPOINT_EVERY = seconds
+    checkpoints.LARGEST_SHARE = float("inf")
 
 
 def slow_steps(seconds: float, record: Path, save_every: float = 60.0) -> None:
