@@ -275,17 +275,25 @@ class _Chain:
 
     def _evaluate(self) -> str:
         last = self.experiment.phases[-1]
-        spec = {
+        spec: dict[str, Any] = {
             "task": last.task.model_dump(mode="json"),
             "model": self.experiment.model.model_dump(mode="json"),
             "labelled": self.dataset.labelled,
         }
+        measures = self.experiment.measures
+        if measures:  # only then, so that without them the digest is what it was before there were any
+            spec["measures"] = [measure.model_dump(mode="json") for measure in measures]
         inputs = {"data": self.data, "model": self.phases[-1], "phases": self.phases, "layers": self.layers}
         return self._add(
             "evaluate",
             self._slug(),
-            (last.task, self.experiment.model),
-            {("task",): ("finetune", "task"), ("model",): ("model",), ("labelled",): ("dataset", "labelled")},
+            (last.task, self.experiment.model, *measures),
+            {
+                ("task",): ("finetune", "task"),
+                ("model",): ("model",),
+                ("labelled",): ("dataset", "labelled"),
+                ("measures",): ("measures",),
+            },
             spec=spec,
             inputs=inputs,
             seeds=self.seeds,

@@ -18,6 +18,7 @@ from dlpipe.artifacts import Stage
 from dlpipe.spec.base import FAMILIES
 from dlpipe.spec.datasets import DatasetSpec
 from dlpipe.spec.layers import LayerSpec
+from dlpipe.spec.measures import MeasureSpec
 from dlpipe.spec.models import ModelSpec
 from dlpipe.spec.schedules import Duration
 
@@ -80,7 +81,8 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
         return Size(examples, features)
     if stage.rule == "evaluate":
         parameters = _model(stage).parameters(features, CLASSES)
-        return Size(examples, features, parameters, len(stage.seeds), flops=2.0 * parameters * examples)
+        flops = 2.0 * parameters * examples + len(stage.seeds) * _measuring(stage, features, find)
+        return Size(examples, features, parameters, len(stage.seeds), flops=flops)
     trained_on = min(examples, dataset.train or examples)
     if stage.rule == "pretrain":
         below = stage.inputs["below"]
@@ -94,6 +96,14 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
     restarts = phase["select"]["best_of"] if phase["select"] else 1
     trained_on = min(trained_on, labelled or trained_on)
     return _training(stage, phase["training"], trained_on, features, parameters, 6.0 * parameters, restarts)
+
+
+def _measuring(stage: Stage, features: int, find: Callable[[str], Stage]) -> float:
+    """Operations of one seed that the measures of the lowest layer take."""
+    return sum(
+        _component("measure", declared, MeasureSpec).flops(features, int(find(stage.inputs["layers"][0]).spec["units"]))
+        for declared in stage.spec.get("measures", ())
+    )
 
 
 def _training(

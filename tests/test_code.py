@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "packs": {"artifacts", "errors", "progress"},
     "runtime": {"runtime", "gpus", "spec", *GROUND, "datasets"},
     "tasks": {"tasks", "models", "layers"},
+    "measures": {"layers"},
     "figures": {"figures", "spec", "artifacts", "report"},
     "report": {"report", "figures", "spec", *GROUND},
     "stages": {"stages", "runtime", "tasks", "figures", "report", "models", "layers", "datasets", "spec", *GROUND},

@@ -85,6 +85,20 @@ def test_a_changed_layer_reruns_itself_and_what_is_above(tmp_path):
     assert len(ids(after, "finetune") & ids(before, "finetune")) == 2  # depths 1 and 2 stand
 
 
+def test_a_measure_is_part_of_evaluate_alone(tmp_path):
+    binary = "dataset.scaling=binary"
+    before = plan_of(tmp_path, overrides=(binary,))
+    after = plan_of(tmp_path, overrides=(binary, "measures=[{kind: log_likelihood, chains: 50}]"))
+    more = plan_of(tmp_path, overrides=(binary, "measures=[{kind: log_likelihood, chains: 60}]"))
+    for one, other in ((before, after), (after, more)):
+        assert ids(one, "prepare", "pretrain", "finetune") == ids(other, "prepare", "pretrain", "finetune")
+        assert not ids(one, "evaluate") & ids(other, "evaluate")
+    for stage in before.of_rule("evaluate"):
+        assert set(stage.spec) == {"task", "model", "labelled"}  # as before there were measures
+        assert "measure.log_likelihood" not in stage.versions
+    assert all(stage.versions["measure.log_likelihood"] == 1 for stage in after.of_rule("evaluate"))
+
+
 def test_the_number_of_labels_is_no_part_of_a_layer(tmp_path):
     before, after = plan_of(tmp_path), plan_of(tmp_path, overrides=("dataset.labelled=50",))
     assert ids(after, "prepare", "pretrain") == ids(before, "prepare", "pretrain")

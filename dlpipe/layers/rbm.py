@@ -1,7 +1,7 @@
 """Restricted Boltzmann machine, trained by contrastive divergence or by persistent chains.
 
-Papers: hinton2002 (contrastive divergence), tieleman2008 (persistent chains), melchior2016 (Gaussian visible units),
-hinton2010 (how to train it; the sections named below are that guide's).
+Papers: hinton2002 (contrastive divergence), tieleman2008 (persistent chains), melchior2016 (Gaussian visible units,
+centring), hinton2010 (how to train it; the sections named below are that guide's).
 
 Visible units v and binary hidden units h with W [visible, hidden], vbias [visible] = c, hbias [hidden] = b:
 
@@ -16,6 +16,17 @@ Visible units v and binary hidden units h with W [visible, hidden], vbias [visib
 The gradient of -log p(v) is dF(v) minus its mean under the model, which k steps of Gibbs sampling stand in for:
 
     -dF/dW = v p(h | v),    -dF/db = p(h | v),    -dF/dc = v    (Gaussian: v - c)
+
+A centred RBM is trained by its own parameters, whose biases b', c' belong to units less their means mu, lambda:
+
+    E(v, h) = - c'.(v - mu) - b'.(h - lambda) - (v - mu) W (h - lambda),    b' = b + mu W,    c' = c + W lambda
+
+which is the same distribution. A step along its gradient is, in W, b and c (melchior2016, section 2),
+
+    dW = dW_plain - mu db_plain' - dc_plain lambda',    db = db_plain - mu dW,    dc = dc_plain - dW lambda
+
+so W, b and c are all that is kept, the offsets mu and lambda may move at any time, and exchanging 0 and 1 in the data
+changes nothing.
 
 Shapes: v [B, visible], h [B, hidden]. The batch is the last dimension but one throughout.
 """
@@ -32,18 +43,24 @@ from torch.nn.functional import mse_loss, softplus
 
 ENUMERABLE = 20  # units: a million states take about a second for a few hundred units on the other side
 CHUNK = 14  # bits: states that are in memory at a time
+OFFSET_RATE = 0.01  # share of a batch's means in the offsets of a centred RBM (melchior2016, algorithm 1)
 
 
 class RBM(nn.Module):
     """What a layer of `kind: rbm` is; the arguments are the fields of its spec.
 
     `step` writes the gradient of an update into `.grad`; learning rate, momentum and weight decay are the optimiser's.
-    The state of persistent chains is the buffer `chains` [chains, hidden], part of `state_dict()`.
+    The state of persistent chains is the buffer `chains` [chains, hidden], the offsets of a centred RBM are
+    `visible_offset` [visible] and `hidden_offset` [hidden]; they are part of `state_dict()`.
     """
 
     particles: ClassVar[tuple[str, ...]] = ("chains",)
     """Buffers with a row a particle, which several processes share out."""
+    averaged: ClassVar[tuple[str, ...]] = ("visible_offset", "hidden_offset")
+    """Buffers that a step moves by means over its batch, which several processes average."""
     chains: Tensor
+    visible_offset: Tensor
+    hidden_offset: Tensor
 
     def __init__(
         self,
@@ -54,6 +71,7 @@ class RBM(nn.Module):
         cd_steps: int = 1,
         persistent: bool = False,
         chains: int = 100,
+        centred: bool = False,
         weight_scale: float = 0.01,
         sparsity_target: float = 0.0,
         sparsity_cost: float = 0.0,
@@ -62,6 +80,7 @@ class RBM(nn.Module):
         self.gaussian = visible_units == "gaussian"
         self.cd_steps = cd_steps
         self.persistent = persistent
+        self.centred = centred
         self.weight_scale = weight_scale
         self.sparsity_target = sparsity_target
         self.sparsity_cost = sparsity_cost
@@ -70,14 +89,25 @@ class RBM(nn.Module):
         self.vbias = nn.Parameter(torch.zeros(visible))
         if persistent:
             self.register_buffer("chains", torch.zeros(chains, hidden))
+        if centred:
+            self.register_buffer("visible_offset", torch.zeros(visible))
+            self.register_buffer("hidden_offset", torch.zeros(hidden))
 
     @torch.no_grad()
     def initialise(self, mean: Tensor, generator: torch.Generator) -> None:
-        """Section 8: small normal weights, hidden biases 0, visible biases that give the data's `mean` [visible]."""
+        """Section 8: small normal weights, hidden biases 0, visible biases that give the data's `mean` [visible].
+
+        The biases of a centred RBM are so in its own parameters, with the mean and one half as offsets.
+        """
         self.W.normal_(0.0, self.weight_scale, generator=generator)
         self.hbias.zero_()
         # A pixel that is always 0 in the sample would get a bias of minus infinity.
         self.vbias.copy_(mean if self.gaussian else torch.logit(mean.clamp(0.01, 0.99)))
+        if self.centred:
+            self.visible_offset.copy_(mean)
+            self.hidden_offset.fill_(0.5)
+            self.hbias.addmv_(self.W.mT, self.visible_offset, alpha=-1)
+            self.vbias.addmv_(self.W, self.hidden_offset, alpha=-1)
         if self.persistent:
             self.chains.copy_(bernoulli(torch.full_like(self.chains, 0.5), generator))
 
@@ -129,8 +159,20 @@ class RBM(nn.Module):
         torch.matmul(dv.mT, dh, out=gradient(self.W))
         torch.sum(dh, dim=-2, out=gradient(self.hbias))
         torch.sub(particles.mean(dim=-2), v.mean(dim=-2), out=gradient(self.vbias))
+        if self.centred:
+            self._centre(v, positive)
         metrics = {"hidden_activity": positive.mean()}
         return metrics if self.persistent else metrics | {"reconstruction_error": squared_error(particles, v)}
+
+    def _centre(self, v: Tensor, positive: Tensor) -> None:
+        """Turns the plain gradient in `.grad` into the centred one; then moves the offsets to the batch's means."""
+        mu, lam = self.visible_offset, self.hidden_offset
+        dW, db, dc = gradient(self.W), gradient(self.hbias), gradient(self.vbias)
+        dW.addr_(mu, db, alpha=-1).addr_(dc, lam, alpha=-1)
+        db.addmv_(dW.mT, mu, alpha=-1)
+        dc.addmv_(dW, lam, alpha=-1)
+        mu.lerp_(v.mean(dim=-2), OFFSET_RATE)
+        lam.lerp_(positive.mean(dim=-2), OFFSET_RATE)
 
     def _negative_phase(self, positive: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Particles v [B or chains, visible] after k steps of Gibbs sampling, and p(h | v) for them.

@@ -22,7 +22,7 @@ def metric_unit(metric: str) -> str:
         return "%"
     if metric.endswith("seconds"):
         return "s"
-    if metric.endswith(("loss", "likelihood")):
+    if metric.endswith(("loss", "likelihood", "partition")):
         return "nats"
     return ""
 

@@ -137,6 +137,8 @@ class _Loop:
         self.validate_every = self._steps(training.validate_every)
         self.schedule = schedule(training.schedule, self.examples, self.batch_size)
         self.parameters = {name: p for name, p in job.module.named_parameters() if p.requires_grad}
+        buffers = dict(job.module.named_buffers(recurse=False))
+        self.averaged = [buffers[name] for name in getattr(job.module, "averaged", ()) if name in buffers]
         declared: Any = training.optimizer
         self.optimizer: Optimizer = declared.load()(self.parameters, **declared.arguments())
         self.state = State()
@@ -190,7 +192,7 @@ class _Loop:
         generator = stream(job.seed, f"{job.phase}/step", job.restart, state.step, device=self.device)
         with self._precision(), self.ranks.noise(len(indices), *self.particles.shares):
             scalars = job.step(*batch, generator)
-        scalars = self.ranks.average(self.parameters.values(), scalars)
+        scalars = self.ranks.average(self.parameters.values(), scalars, self.averaged)
         if self.training.clip_norm is not None:
             self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.training.clip_norm)
         self.factor = self.schedule(state.step, self.total, self.losses)

@@ -81,18 +81,20 @@ class Ranks:
         _together(dist.all_gather, shares, share)
         return torch.cat(shares)
 
-    def average(self, parameters: Iterable[Tensor], scalars: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Replaces every `.grad` by its mean over the ranks, and returns the means of the scalars."""
+    def average(
+        self, parameters: Iterable[Tensor], scalars: Mapping[str, Tensor], buffers: Iterable[Tensor] = ()
+    ) -> Mapping[str, Tensor]:
+        """Replaces every `.grad` and buffer by its mean over the ranks, and returns the means of the scalars."""
         if self.world == 1:
             return scalars
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), torch.stack(list(scalars.values()))])
+        tensors = [*(parameter.grad for parameter in parameters if parameter.grad is not None), *buffers]
+        flat = torch.cat([*(tensor.reshape(-1) for tensor in tensors), torch.stack(list(scalars.values()))])
         _together(dist.all_reduce, flat)
         flat /= self.world
-        *means, values = flat.split([*(gradient.numel() for gradient in gradients), len(scalars)])
+        *means, values = flat.split([*(tensor.numel() for tensor in tensors), len(scalars)])
         with torch.no_grad():
-            for gradient, mean in zip(gradients, means, strict=True):
-                gradient.copy_(mean.view_as(gradient))
+            for tensor, mean in zip(tensors, means, strict=True):
+                tensor.copy_(mean.view_as(tensor))
         # A copy, since the scalars are kept for a while and would keep the whole of `flat`.
         return dict(zip(scalars, values.clone().unbind(), strict=True))
 

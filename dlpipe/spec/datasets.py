@@ -34,9 +34,10 @@ class DatasetSpec(Component):
     split_seed: NonNegativeInt = Field(
         0, description="seed of the shuffle before splitting; the same for every run seed"
     )
-    scaling: Literal["unit", "standard"] = Field(
+    scaling: Literal["unit", "standard", "binary"] = Field(
         "unit",
-        description="unit: into [0, 1]; standard: zero mean and unit variance a feature, over the training examples",
+        description="unit: into [0, 1]; standard: zero mean and unit variance a feature, over the training examples; "
+        "binary: 1 above the middle of the scale, else 0",
     )
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from dlpipe.spec import datasets, figures, layers, models, tasks
+from dlpipe.spec import datasets, figures, layers, measures, models, tasks
 from dlpipe.spec.base import Example, Many, NonNegativeInt, OneOrMany, PositiveInt, Spec, misuse, one_of
 from dlpipe.spec.claims import Claim, Level, Levels, Scale
 from dlpipe.spec.training import TrainingSpec
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     Layer = layers.LayerSpec
     Model = models.ModelSpec
     Task = tasks.TaskSpec
+    Measure = measures.MeasureSpec
     Figure = figures.FigureSpec
 else:  # any of the registered kinds
     Dataset = one_of("dataset")
     Layer = one_of("layer")
     Model = one_of("model")
     Task = one_of("task")
+    Measure = one_of("measure")
     Figure = one_of("figure")
 
 Patch = Annotated[dict[str, Any], Example("{model.units: [400]}")]
@@ -79,6 +81,9 @@ class Experiment(Spec):
         None, description="one recipe for every layer, or a list with one a layer, from the bottom up"
     )
     finetune: OneOrMany[Phase] = Field(description="one phase, or a list of phases in their order")
+    measures: Annotated[tuple[Measure, ...], Many] = Field(
+        (), description="what evaluate measures of the lowest pretrained layer, besides the errors of the model"
+    )
     axes: dict[str, dict[Level, Patch]] = Field(
         default_factory=dict, description="the comparison: axes, their levels, each a patch"
     )
@@ -102,6 +107,20 @@ class Experiment(Spec):
             raise misuse("finetune needs at least one phase", "finetune")
         if self.start is not None and self.pretrain is not None:
             raise misuse("from takes the weights of another experiment: leave out pretrain, or from", "from")
+        return self
+
+    @model_validator(mode="after")
+    def _measures_fit(self) -> Experiment:
+        kinds = [measure.kind for measure in self.measures]
+        for position, measure in enumerate(self.measures):
+            if measure.kind in kinds[:position]:
+                raise misuse(f"{measure.kind} is among the measures twice", "measures", position)
+            if not self.layer_units:
+                message = f"{measure.kind} is a measure of the lowest pretrained layer, and no layer is pretrained"
+                raise misuse(message, "measures", position)
+            unfit = measure.unfit(self.recipe(0).layer, self.dataset)
+            if unfit is not None:
+                raise misuse(unfit, "measures", position)
         return self
 
     @property

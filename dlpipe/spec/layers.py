@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -38,6 +39,11 @@ class Rbm(LayerSpec):
     cd_steps: PositiveInt = Field(1, description="k of CD-k: Gibbs steps before the negative statistics")
     persistent: bool = Field(False, description="PCD: the chains live on from update to update (Tieleman 2008)")
     chains: PositiveInt = Field(100, description="number of persistent chains; without effect unless persistent")
+    centred: bool = Field(
+        False,
+        description="along the gradient of units less their means (Melchior et al. 2016)",
+        exclude_if=operator.not_,  # so that a plain RBM is declared, and digested, as before there was a centred one
+    )
     weight_scale: PositiveFloat = Field(
         0.01, description="standard deviation of the initial weights (Hinton 2010, section 8)"
     )

@@ -30,7 +30,7 @@ MOST_COMBINATIONS = 1_000_000
 """Combinations of levels that are looked at, before `skip`."""
 COMMAND_LINE = "command line"
 """Stands for a file in the places of overrides; the line is the override's position."""
-OF_A_VARIANT = ("dataset", "model", "from", "pretrain", "finetune", "resources")
+OF_A_VARIANT = ("dataset", "model", "from", "pretrain", "finetune", "measures", "resources")
 """What an axis may patch; the rest belongs to the experiment as a whole."""
 OF_THE_WHOLE = frozenset({"axes", "skip", "scales", "claims", "figures"})
 """What the experiment of a variant leaves out."""

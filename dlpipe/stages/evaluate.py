@@ -13,6 +13,7 @@ from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.provenance import origin
 from dlpipe.runtime import devices, history
 from dlpipe.runtime.data import Layers, Split, Stack, build, component, features, load_weights, read_split
+from dlpipe.runtime.streams import stream
 
 METRICS = ("seed", "metric", "value")
 FILTERS = 64
@@ -45,6 +46,8 @@ class Evaluation:
         )
         self.task: Any = component("task", stage.spec["task"]).load()()
         self.splits = {name: read_split(self.data, name, device) for name in ("train", "valid", "test")}
+        self.inputs = {name: split.inputs for name, split in self.splits.items()}
+        """Of all examples, with or without label: what the layers were trained on."""
         self.splits["train"] = self.splits["train"].first(stage.spec["labelled"])
 
     def write(self, draft: Any) -> None:
@@ -56,6 +59,7 @@ class Evaluation:
             model = self._model(seed)
             logits = {name: self.task.logits(model, split.inputs) for name, split in self.splits.items() if len(split)}
             table += [(seed, metric, value) for metric, value in self._metrics(logits).items()]
+            table += [(seed, metric, value) for metric, value in self._measured(seed).items()]
             times.append((seed, "train_seconds", self._seconds(seed)))
             confusions.append(self.task.confusion(logits["test"], self.splits["test"].targets))
             if position == 0:
@@ -86,6 +90,16 @@ class Evaluation:
             metrics[f"{name}_error"] = self.task.error(values, targets)
             metrics[f"{name}_loss"] = self.task.loss(values, targets)
         return metrics
+
+    def _measured(self, seed: int) -> dict[str, float]:
+        """What the declared measures say of the lowest layer."""
+        found: dict[str, float] = {}
+        for declared in self.stage.spec.get("measures", ()):
+            spec = component("measure", declared)
+            measure = spec.load()(**spec.arguments())
+            random = stream(seed, f"evaluate/{spec.kind}", device=self.device)
+            found |= measure(self.layers.stack(seed, self.device).layers[0], self.inputs, random)
+        return found
 
     def _seconds(self, seed: int) -> float:
         """What this seed's chain of layers and phases took to train."""

@@ -36,6 +36,8 @@ def run(stage: Stage, store: Store) -> Artifact:
         scale = examples.scale
         if spec.scaling == "standard":
             parts, scale = standardise(parts, scale), 1.0
+        elif spec.scaling == "binary":
+            parts, scale = binarise(parts, scale), 1.0
         with draft.tensors(DATA) as path:
             save_file(parts, path)
         path.chmod(0o644)  # safetensors leaves it to its owner alone; colleagues share prepared data
@@ -95,6 +97,14 @@ def standardise(parts: dict[str, np.ndarray], scale: float) -> dict[str, np.ndar
         chunks = [((chunk - mean) / deviation).astype(np.float32) for chunk in _chunks(parts[name], scale)]
         scaled[name] = np.concatenate(chunks) if chunks else np.zeros(parts[name].shape, np.float32)
     return scaled
+
+
+def binarise(parts: dict[str, np.ndarray], scale: float) -> dict[str, np.ndarray]:
+    """1 where a value is above half the scale, else 0."""
+    return {
+        name: (values > scale / 2).astype(np.uint8) if name.endswith(".inputs") else values
+        for name, values in parts.items()
+    }
 
 
 def _chunks(inputs: np.ndarray, scale: float) -> Iterator[np.ndarray]:

@@ -225,7 +225,7 @@ def test_sparsity_brings_the_mean_activity_to_its_target() -> None:
     assert layer.propup(v).mean().item() == pytest.approx(0.1, abs=0.1)
 
 
-@variants
+@pytest.mark.parametrize("options", [*VARIANTS.values(), {"centred": True}, {"centred": True, "persistent": True}])
 def test_same_generator_same_bits_and_the_global_one_untouched(options: dict[str, object]) -> None:
     before = torch.get_rng_state()
     results = []
@@ -304,6 +304,128 @@ def test_persistent_chains_are_part_of_the_state() -> None:
     assert torch.equal(layer.chains, resumed.chains)
     assert torch.equal(layer.W.grad, resumed.W.grad)  # type: ignore[arg-type]
     assert "chains" not in small_rbm().state_dict()
+
+
+# Centring
+
+
+CENTRED = {
+    "CD-1": {},
+    "PCD": {"persistent": True, "chains": 7},
+    "gaussian CD-2": {"visible_units": "gaussian", "cd_steps": 2},
+    "sparse": {"sparsity_cost": 0.3, "sparsity_target": 0.1},
+}
+centred_variants = pytest.mark.parametrize("options", CENTRED.values(), ids=CENTRED.keys())
+
+
+def offset(layer: RBM) -> RBM:
+    """Offsets as any data might have left them."""
+    layer.visible_offset.uniform_(generator=generator(11))
+    layer.hidden_offset.uniform_(generator=generator(12))
+    return layer
+
+
+@centred_variants
+def test_with_offsets_at_zero_it_is_the_plain_rbm_bit_for_bit(options: dict[str, object]) -> None:
+    plain, centred = small_rbm(**options), small_rbm(centred=True, **options)
+    centred.visible_offset.zero_()
+    centred.hidden_offset.zero_()
+    for layer in (plain, centred):
+        layer.step(batch(layer), generator(5))
+    for name, gradient in gradients(plain).items():
+        assert torch.equal(gradients(centred)[name], gradient)
+
+
+@centred_variants
+def test_a_step_is_the_one_of_gradient_descent_in_the_centred_parameters(options: dict[str, object]) -> None:
+    """With the offsets held: plain parameters are linear in the centred ones, so the steps are equal."""
+    layer = offset(small_rbm(centred=True, **options))
+    mu, lam = layer.visible_offset.clone(), layer.hidden_offset.clone()
+    v = batch(layer)
+    own = {
+        "W": layer.W.detach().clone(),
+        "hbias": (layer.hbias + mu @ layer.W).detach(),
+        "vbias": (layer.vbias + layer.W @ lam).detach(),
+    }
+    for parameter in own.values():
+        parameter.requires_grad_()
+
+    def plain() -> dict[str, Tensor]:
+        W = own["W"]
+        return {"W": W, "hbias": own["hbias"] - mu @ W, "vbias": own["vbias"] - W @ lam}
+
+    def objective(v: Tensor) -> Tensor:
+        return torch.func.functional_call(free_energy, {f"layer.{name}": p for name, p in plain().items()}, (v,)).mean()
+
+    free_energy = FreeEnergy(layer)
+    q, p = torch.sigmoid(v @ plain()["W"] + plain()["hbias"]).mean(0), layer.sparsity_target
+    loss = objective(v) - objective(particles(layer, v, generator(5)))
+    loss = loss - layer.sparsity_cost * (p * q.log() + (1 - p) * (1 - q).log()).sum()
+    slopes = torch.autograd.grad(loss, list(own.values()))
+    with torch.no_grad():
+        for parameter, slope in zip(own.values(), slopes, strict=True):
+            parameter -= 0.5 * slope
+    layer.step(v, generator(5))
+    for name, parameter in plain().items():
+        stepped = layer.get_parameter(name) - 0.5 * gradients(layer)[name]
+        torch.testing.assert_close(stepped.detach(), parameter.detach(), **ROUNDING)
+
+
+class FreeEnergy(torch.nn.Module):
+    def __init__(self, layer: RBM) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, v: Tensor) -> Tensor:
+        return self.layer.free_energy(v)
+
+
+def trained_on(v: Tensor, start: Tensor, centred: bool) -> list[float]:
+    """Exact log-likelihood after every tenth of 100 steps of CD-1, from weights `start`."""
+    layer = RBM(9, 5, centred=centred).double()
+    layer.initialise(v.mean(0), generator())
+    with torch.no_grad():
+        if centred:
+            layer.hbias += layer.visible_offset @ (layer.W - start)
+            layer.vbias += (layer.W - start) @ layer.hidden_offset
+        layer.W.copy_(start)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.2, momentum=0.5)
+    likelihoods = []
+    for step in range(100):
+        layer.step(v, generator(step))
+        optimizer.step()
+        if step % 10 == 9:
+            likelihoods.append(layer.log_likelihood(v).mean().item())
+    return likelihoods
+
+
+def test_a_centred_rbm_learns_the_same_from_the_negative_of_its_data() -> None:
+    """CD-1 draws hidden units alone, and a step on 1 - v from -W draws the same ones."""
+    v = BARS.double()
+    start = 0.1 * torch.randn(9, 5, generator=generator(1), dtype=torch.float64)
+    centred, flipped = trained_on(v, start, True), trained_on(1 - v, -start, True)
+    assert flipped == pytest.approx(centred, abs=1e-9)
+    assert centred[-1] > centred[0] + 0.5
+    plain, flipped = trained_on(v, start, False), trained_on(1 - v, -start, False)
+    assert abs(plain[-1] - flipped[-1]) > 0.01
+
+
+def test_offsets_begin_at_the_data_and_follow_it() -> None:
+    layer = RBM(9, 5, centred=True)
+    layer.initialise(BARS.mean(0), generator())
+    torch.testing.assert_close(layer.visible_offset, BARS.mean(0))
+    torch.testing.assert_close(layer.hidden_offset, torch.full((5,), 0.5))
+    # In the centred parameters the hidden biases are 0 and the visible ones those of the data's means.
+    torch.testing.assert_close(layer.hbias + layer.visible_offset @ layer.W, torch.zeros(5), rtol=0.0, atol=1e-6)
+    own = torch.sigmoid(layer.vbias + layer.W @ layer.hidden_offset)
+    torch.testing.assert_close(own.detach(), BARS.mean(0))
+    ones = torch.ones(3, 9)
+    activity = layer.propup(ones).mean(0).detach()
+    layer.step(ones, generator(1))
+    torch.testing.assert_close(layer.visible_offset, 0.99 * BARS.mean(0) + 0.01)
+    torch.testing.assert_close(layer.hidden_offset, 0.99 * 0.5 + 0.01 * activity)
+    assert {"visible_offset", "hidden_offset"} <= set(layer.state_dict())
+    assert "visible_offset" not in small_rbm().state_dict()
 
 
 # The rest of the interface

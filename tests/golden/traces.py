@@ -76,6 +76,7 @@ TRACES = {
         {"kind": "rbm", "cd_steps": 3, "sparsity_target": 0.1, "sparsity_cost": 0.1}, MOMENTUM, CONSTANT
     ),
     "rbm-pcd": Trace({"kind": "rbm", "persistent": True, "chains": 10}, MOMENTUM, CONSTANT),
+    "rbm-centred": Trace({"kind": "rbm", "centred": True, "persistent": True, "chains": 10}, MOMENTUM, CONSTANT),
     "rbm-gaussian": Trace({"kind": "rbm", "visible_units": "gaussian"}, {"kind": "sgd"}, CONSTANT),
     "autoencoder-tied": Trace({"kind": "autoencoder", "corruption": 0.25}, MOMENTUM, CONSTANT),
     "autoencoder-untied": Trace(

@@ -56,6 +56,7 @@ KINDS: dict[str, Callable[[Store], Stage]] = {
     "rbm-cd3": rbm(cd_steps=3),
     "rbm-gaussian": rbm(visible_units="gaussian", cd_steps=2),
     "rbm-pcd": rbm(persistent=True, chains=10, cd_steps=2),
+    "rbm-centred": rbm(centred=True),
     "rbm-second": second_layer,
     "autoencoder-plain": autoencoder(),
     "autoencoder-masking": autoencoder(corruption=0.3),
@@ -213,7 +214,7 @@ def test_what_ranks_do_together_gives_each_the_same(store: Store) -> None:
 class Apart(Ranks):
     """A rank that is alone, and takes its own part for the mean: what it sees and draws can be looked at."""
 
-    def average(self, parameters: Any, scalars: Any) -> Any:
+    def average(self, parameters: Any, scalars: Any, buffers: Any = ()) -> Any:
         return scalars
 
     def from_first(self, values: Any) -> list[float]:

@@ -9,8 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
-from dlpipe.artifacts import Artifact, Store
+from dlpipe.artifacts import Artifact, Stage, Store
+from dlpipe.layers.rbm import RBM
 from dlpipe.models.mlp import MLP
+from dlpipe.runtime.data import load_weights
+from dlpipe.spec.measures import LogLikelihood
 from dlpipe.stages import evaluate, finetune, pretrain
 from tests.stages.small import CLASSES, SHAPE, evaluate_stage, finetune_stage, prepared, pretrain_stage
 
@@ -68,6 +71,36 @@ def test_metrics_are_what_their_definitions_give(chain: Chain) -> None:
             assert metrics[seed, f"{split}_error"] == pytest.approx(100 * wrong / n, rel=1e-8)  # nine digits
             # float32 logits of a batch of another size may round differently.
             assert metrics[seed, f"{split}_loss"] == pytest.approx(float(cross_entropy(logits, targets)), rel=1e-5)
+
+
+def test_measures_of_the_lowest_layer_join_the_metrics(tmp_path: Path) -> None:
+    """On all training examples, though fine-tuning saw some; the same numbers when asked again."""
+    store = Store(tmp_path / "data", tmp_path / "results")
+    data = prepared(store)
+    layer = pretrain_stage(data)
+    pretrain.run(layer, store)
+    phase = finetune_stage(data, (layer.id,), labelled=LABELLED)
+    finetune.run(phase, store)
+    plain = evaluate_stage(phase, (layer.id,))
+    declared = LogLikelihood(chains=30, temperatures=50).model_dump(mode="json")
+    stage = Stage(plain.rule, plain.name, {**plain.spec, "measures": [declared]}, plain.inputs, plain.seeds, {})
+    without, with_measures = (values(evaluate.run(each, store)) for each in (plain, stage))
+    assert without.items() <= with_measures.items()
+    inputs = load_file(store.read("prepare", data).path("data.safetensors"))
+    for seed in (0, 1):
+        rbm = RBM(16, 8)
+        load_weights(rbm, store.read("pretrain", layer.id), seed)
+        for split in ("train", "valid", "test"):
+            v = inputs[f"{split}.inputs"].flatten(1).double() / 255
+            exact = rbm.double().log_likelihood(v).mean().item()
+            assert with_measures[seed, f"{split}_log_likelihood"] == pytest.approx(exact, abs=1e-4)
+        assert with_measures[seed, "log_partition"] == pytest.approx(float(rbm.log_partition()), abs=1e-6)
+    assert len(with_measures) == len(without) + 2 * 4
+
+
+def values(artifact: Artifact) -> dict[tuple[int, str], float]:
+    with artifact.path("metrics.csv").open() as file:
+        return {(int(row["seed"]), row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
 
 
 def test_seconds_are_those_of_the_whole_chain(chain: Chain) -> None:

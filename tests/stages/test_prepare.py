@@ -126,6 +126,15 @@ def test_standard_scaling_is_by_the_training_examples_alone(store: Store) -> Non
     assert not standard["train.inputs"][:, constant].any()
 
 
+def test_binary_scaling_is_1_above_the_middle(store: Store) -> None:
+    unit, binary = (arrays(make(Digits(train=400, valid=300, scaling=how), store)) for how in ("unit", "binary"))
+    for name in ("train", "valid", "test"):
+        assert binary[f"{name}.inputs"].dtype == np.uint8
+        assert np.array_equal(binary[f"{name}.inputs"], unit[f"{name}.inputs"] > 8)  # of 16 shades
+        assert np.array_equal(binary[f"{name}.targets"], unit[f"{name}.targets"])
+    assert 8 in unit["train.inputs"]
+
+
 def test_a_constant_feature_that_is_not_exact_in_binary_stays_zero() -> None:
     """1/255 summed 34 times and divided by it is not 1/255; the tiny deviation that results must not be divided by."""
     parts = {f"{name}.inputs": np.ones((34, 1), np.uint8) for name in ("train", "valid", "test")}

@@ -1,0 +1,63 @@
+"""What `evaluate` measures of the lowest pretrained layer, besides the errors of the whole model."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from dlpipe.spec.base import Component, OneOrMany, PositiveInt, misuse
+from dlpipe.spec.datasets import DatasetSpec
+from dlpipe.spec.layers import LayerSpec, Rbm
+
+STRETCHES = 3
+"""Of the inverse temperatures: 0 to 0.5, to 0.9, to 1."""
+
+
+class MeasureSpec(Component):
+    family: ClassVar[str] = "measure"
+
+    def unfit(self, layer: LayerSpec, dataset: DatasetSpec) -> str | None:
+        """Why this layer, on this data, cannot be measured so; None if it can."""
+        return None
+
+    def flops(self, visible: int, hidden: int) -> float:
+        """Floating-point operations of one seed, about: by which jobs are sized."""
+        return 0.0
+
+
+class LogLikelihood(MeasureSpec):
+    """Log-likelihood of an RBM in nats an example: exact where one side has at most 20 units, otherwise by annealed
+    importance sampling (Salakhutdinov and Murray 2008)."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.likelihood:LogLikelihood"
+    kind: Literal["log_likelihood"] = "log_likelihood"
+    chains: PositiveInt = Field(100, ge=2, description="number of annealed chains; without effect where it is exact")
+    temperatures: OneOrMany[PositiveInt] = Field(
+        (500, 4_000, 10_000),
+        description="a number of temperatures, or three: from 0 to 0.5, to 0.9 and to 1, as in the 2008 paper",
+    )
+    reverse: bool = Field(False, description="also downwards, from Gibbs samples: the other bound (Burda et al. 2015)")
+    gibbs_steps: PositiveInt = Field(1_000, description="from training examples to the samples of `reverse`")
+
+    @model_validator(mode="after")
+    def _one_or_three(self) -> LogLikelihood:
+        if len(self.counts) not in (1, STRETCHES):
+            message = f"temperatures are one number or {STRETCHES}, not {len(self.counts)}"
+            raise misuse(message, "temperatures")
+        return self
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return self.temperatures if isinstance(self.temperatures, tuple) else (self.temperatures,)
+
+    def unfit(self, layer: LayerSpec, dataset: DatasetSpec) -> str | None:
+        if not isinstance(layer, Rbm):
+            return f"log_likelihood is a measure of an RBM; the lowest layer is of kind {layer.slug}"
+        if layer.visible_units == "bernoulli" and dataset.scaling != "binary":
+            return "binary units give shades of grey no probability: set dataset.scaling to binary"
+        return None
+
+    def flops(self, visible: int, hidden: int) -> float:
+        steps = sum(self.counts) * (1 + self.reverse) + self.gibbs_steps * self.reverse
+        return 4.0 * visible * hidden * self.chains * steps
