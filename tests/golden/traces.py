@@ -89,6 +89,21 @@ TRACES = {
         {"kind": "adam"},
         CONSTANT,
     ),
+    "autoencoder-emphasised": Trace(
+        {
+            "kind": "autoencoder",
+            "corruption": 0.25,
+            "corruption_kind": "salt_and_pepper",
+            "corrupted_weight": 1.0,
+            "untouched_weight": 0.5,
+        },
+        MOMENTUM,
+        CONSTANT,
+    ),
+    "autoencoder-contractive": Trace({"kind": "autoencoder", "contraction": 0.1}, MOMENTUM, CONSTANT),
+    "autoencoder-sparse": Trace(
+        {"kind": "autoencoder", "tied": False, "sparsity_target": 0.1, "sparsity_cost": 0.1}, MOMENTUM, CONSTANT
+    ),
     "classifier-nesterov": Trace(
         {**MLP, "dropout": 0.2},
         {"kind": "sgd", "momentum": 0.9, "nesterov": True},
