@@ -63,7 +63,7 @@ class Trace:
         if self.rule == "pretrain":
             spec = {"layer": dict(self.what), "units": 8, "training": training}
             return Stage("pretrain", "golden", spec, {"data": data, "below": []}, (0,), self.versions())
-        phase = {"task": {"kind": "classification"}, "training": training, "select": None}
+        phase = {"task": {"kind": "classification"}, "training": training, "train": "all", "select": None}
         spec = {"phase": phase, "model": dict(self.what), "labelled": None}
         return Stage("finetune", "golden", spec, {"data": data, "layers": []}, (0,), self.versions())
 
