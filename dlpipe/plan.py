@@ -238,6 +238,7 @@ class _Chain:
             "phase": {
                 "task": phase.task.model_dump(mode="json"),
                 "training": _training(phase),
+                "train": phase.train,
                 "select": phase.select.model_dump(mode="json") if phase.select else None,
             },
             "model": self.experiment.model.model_dump(mode="json"),
@@ -254,6 +255,7 @@ class _Chain:
             {
                 ("phase", "training"): where,
                 ("phase", "task"): (*where, "task"),
+                ("phase", "train"): (*where, "train"),
                 ("phase", "select"): (*where, "select"),
                 ("model",): ("model",),
                 ("labelled",): ("dataset", "labelled"),

@@ -84,6 +84,10 @@ class MLP(nn.Module):
             W.copy_(weight)
             b.copy_(bias)
 
+    def top(self) -> list[nn.Parameter]:
+        """Weight and bias of the output layer: what a linear probe of the rest trains."""
+        return [self.weights[-1], self.biases[-1]]
+
     def hidden(self, x: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
         """The hidden layers' activations [B, units_l], from the input upwards."""
         layers = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -47,9 +47,12 @@ class Select(Spec):
 
 
 class Phase(TrainingSpec):
-    """One phase of fine-tuning the whole model."""
+    """One phase of fine-tuning: of the whole model, or of its output layer."""
 
     task: Task
+    train: Literal["all", "top"] = Field(
+        "all", description="top: the output layer alone, on what is pretrained as it is (a linear probe)"
+    )
     select: Select | None = None
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import operator
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from dlpipe.spec.base import Component, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+from dlpipe.spec.base import Component, NonNegativeFloat, PositiveFloat, PositiveInt, Probability, misuse
 
 
 class LayerSpec(Component):
@@ -59,7 +59,7 @@ class Rbm(LayerSpec):
 
 
 class Autoencoder(LayerSpec):
-    """Denoising autoencoder with sigmoid units (Vincent et al. 2008); a plain one at corruption 0."""
+    """Autoencoder with sigmoid units: plain; denoising, contractive or sparse where these are above 0."""
 
     implementation: ClassVar[str] = "dlpipe.layers.autoencoder:Autoencoder"
     kind: Literal["autoencoder"] = "autoencoder"
@@ -72,3 +72,27 @@ class Autoencoder(LayerSpec):
         "cross_entropy",
         description="summed over inputs, averaged over examples; squared: linear output, cross_entropy: sigmoid",
     )
+    corrupted_weight: NonNegativeFloat = Field(
+        1.0, description="alpha of Vincent et al. 2010: weight of the corrupted inputs in the loss"
+    )
+    untouched_weight: NonNegativeFloat = Field(
+        1.0, description="beta of Vincent et al. 2010: weight of the inputs that were not corrupted"
+    )
+    contraction: NonNegativeFloat = Field(0.0, description="weight of the code's squared Jacobian (Rifai et al. 2011)")
+    sparsity_target: Probability = Field(
+        0.0, description="desired mean activity of a hidden unit; without effect at cost 0"
+    )
+    sparsity_cost: NonNegativeFloat = Field(0.0, description="weight of the sparsity term (Hinton 2010, section 11)")
+
+    @model_validator(mode="after")
+    def _emphasis_tells_inputs_apart(self) -> Autoencoder:
+        alpha, beta = self.corrupted_weight, self.untouched_weight
+        if alpha == beta == 0:
+            raise misuse("corrupted_weight and untouched_weight are both 0: there is no loss", "corrupted_weight")
+        if not alpha == beta == 1 and (not self.corruption or self.corruption_kind == "gaussian"):
+            field = "corrupted_weight" if alpha != 1 else "untouched_weight"
+            raise misuse(
+                f"{field} needs a corruption above 0 of kind masking or salt_and_pepper, which some inputs escape",
+                field,
+            )
+        return self

@@ -1,4 +1,7 @@
-"""Fine-tune: one phase of training the whole model, from pretrained layers, another stage's model, or at random."""
+"""Fine-tune: one phase of training the model, from pretrained layers, another stage's model, or at random.
+
+The whole model is trained, or its output layer alone.
+"""
 
 from __future__ import annotations
 
@@ -83,6 +86,8 @@ def _job(work: Block, start: Start, train: Split, valid: Split, phase: str, seed
     if start.layers.artifacts:
         model.unroll(start.layers.stack(seed, work.device).encoders())
     model.to(work.device).train()
+    if work.stage.spec["phase"]["train"] == "top":
+        _freeze_below(model)
 
     def validate() -> dict[str, float]:
         return dict(task.validate(model, valid.inputs, valid.targets)) if len(valid) else {}
@@ -90,6 +95,15 @@ def _job(work: Block, start: Start, train: Split, valid: Split, phase: str, seed
     step = from_cleared(model, partial(task.step, model))
     data = (train.inputs, train.targets)
     return Job(model, step, validate, data, stage=work.stage.id, phase=phase, seed=seed, restart=restart)
+
+
+def _freeze_below(model: Any) -> None:
+    """Leaves the gradient to the parameters in `model.top()`. Raises TrainingError for a model that names none."""
+    if not hasattr(model, "top"):
+        raise TrainingError(f"train: top asks {type(model).__name__} for its output layer, and it has no method top()")
+    model.requires_grad_(False)
+    for parameter in model.top():
+        parameter.requires_grad_(True)
 
 
 def _load_what_fits(model: Any, start: Artifact, seed: int) -> None:

@@ -1,4 +1,8 @@
-"""The autoencoder's closed-form gradient against autograd of the definition, and what corruption does to the input."""
+"""The autoencoder's closed-form gradient against autograd of the definition, and what corruption does to the input.
+
+The penalties are defined here by other means: the contractive one by autograd's Jacobian of the encoder, the sparse one
+by torch's divergence of two Bernoulli distributions.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli, kl_divergence
 
 from dlpipe.layers.autoencoder import Autoencoder
 from dlpipe.spec.layers import Autoencoder as AutoencoderSpec
@@ -28,28 +33,148 @@ def make(**options: object) -> tuple[Autoencoder, Tensor]:
     return layer, v
 
 
-def definition(layer: Autoencoder, x: Tensor, v: Tensor) -> Tensor:
-    """The objective in the paper's words: mean over examples of the reconstruction's loss."""
-    h = 1 / (1 + torch.exp(-(x @ layer.W + layer.hbias)))
-    a = h @ (layer.W.T if layer.tied else layer.W_prime) + layer.vbias
+def reconstruction_loss(layer: Autoencoder, x: Tensor, v: Tensor, emphasis: Tensor | float = 1.0) -> Tensor:
+    """In the papers' words: mean over examples of the weighted loss of the reconstruction."""
+    a = encode(layer, x) @ (layer.W.T if layer.tied else layer.W_prime) + layer.vbias
     if layer.squared:
-        return ((a - v) ** 2).sum(1).mean()
+        return (emphasis * (a - v) ** 2).sum(1).mean()
     z = 1 / (1 + torch.exp(-a))
-    return -(v * z.log() + (1 - v) * (1 - z).log()).sum(1).mean()
+    return -(emphasis * (v * z.log() + (1 - v) * (1 - z).log())).sum(1).mean()
+
+
+def encode(layer: Autoencoder, x: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-(x @ layer.W + layer.hbias)))
+
+
+def squared_jacobian(layer: Autoencoder, x: Tensor) -> Tensor:
+    """|dh/dx|^2 by autograd, example by example, averaged."""
+    jacobians = [
+        torch.autograd.functional.jacobian(lambda row: encode(layer, row[None])[0], row, create_graph=True) for row in x
+    ]
+    return torch.stack(jacobians).square().sum(dim=(1, 2)).mean()
+
+
+def divergence(layer: Autoencoder, x: Tensor) -> Tensor:
+    """sum_j KL(target | q_j)."""
+    q = encode(layer, x).mean(0)
+    return kl_divergence(Bernoulli(torch.full_like(q, layer.sparsity_target)), Bernoulli(q)).sum()
+
+
+def definition(layer: Autoencoder, x: Tensor, v: Tensor, emphasis: Tensor | float = 1.0) -> Tensor:
+    """The objective."""
+    objective = reconstruction_loss(layer, x, v, emphasis)
+    if layer.contraction:
+        objective = objective + layer.contraction * squared_jacobian(layer, x)
+    if layer.sparsity_cost:
+        objective = objective + layer.sparsity_cost * divergence(layer, x)
+    return objective
+
+
+def emphasis_of(layer: Autoencoder, chosen: Tensor | None) -> Tensor | float:
+    if chosen is None:
+        return 1.0
+    return layer.corrupted_weight * chosen.double() + layer.untouched_weight * (~chosen).double()
+
+
+PENALTIES = {
+    "no penalty": {},
+    "contractive": {"contraction": 0.7},
+    "sparse": {"sparsity_target": 0.05, "sparsity_cost": 0.3},
+    "both": {"contraction": 0.7, "sparsity_target": 0.05, "sparsity_cost": 0.3},
+}
+CORRUPTIONS = {
+    "clean": {},
+    "masking": {"corruption": 0.3},
+    "salt and pepper": {"corruption": 0.3, "corruption_kind": "salt_and_pepper"},
+    "gaussian": {"corruption": 0.3, "corruption_kind": "gaussian"},
+    "masking, emphasised": {"corruption": 0.3, "corrupted_weight": 1.3, "untouched_weight": 0.6},
+    "salt and pepper, only the corrupted": {
+        "corruption": 0.3,
+        "corruption_kind": "salt_and_pepper",
+        "untouched_weight": 0.0,
+    },
+}
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("reconstruction", ["cross_entropy", "squared"])
-@pytest.mark.parametrize(
-    ("corruption", "kind"), [(0.0, "masking"), (0.3, "masking"), (0.3, "salt_and_pepper"), (0.3, "gaussian")]
-)
-def test_the_gradient_is_that_of_the_definition(tied: bool, reconstruction: str, corruption: float, kind: str) -> None:
-    layer, v = make(tied=tied, reconstruction=reconstruction, corruption=corruption, corruption_kind=kind)
-    objective = definition(layer, layer.corrupt(v, generator(5)), v)
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_the_gradient_is_that_of_the_definition(tied: bool, reconstruction: str, corruption: str, penalty: str) -> None:
+    layer, v = make(tied=tied, reconstruction=reconstruction, **CORRUPTIONS[corruption], **PENALTIES[penalty])
+    x, chosen = layer.corrupt(v, generator(5))
+    emphasis = emphasis_of(layer, chosen)
     metrics = layer.step(v, generator(5))
-    torch.testing.assert_close(metrics["loss"], objective.detach(), **ROUNDING)
-    expected = torch.autograd.grad(objective, list(layer.parameters()))
+    torch.testing.assert_close(metrics["loss"], reconstruction_loss(layer, x, v, emphasis).detach(), **ROUNDING)
+    expected = torch.autograd.grad(definition(layer, x, v, emphasis), list(layer.parameters()))
     torch.testing.assert_close([parameter.grad for parameter in layer.parameters()], list(expected), **ROUNDING)
+
+
+def test_the_contractive_penalty_is_the_squared_norm_of_autograds_jacobian() -> None:
+    layer, v = make(contraction=0.7, corruption=0.3)
+    x, _ = layer.corrupt(v, generator(5))
+    torch.testing.assert_close(
+        layer.step(v, generator(5))["contraction"], squared_jacobian(layer, x).detach(), **ROUNDING
+    )
+    torch.testing.assert_close(layer.validate(v)["contraction"], squared_jacobian(layer, v).detach(), **ROUNDING)
+
+
+def test_the_activity_that_is_recorded_is_that_of_the_code() -> None:
+    layer, v = make(sparsity_cost=0.3)
+    activity = encode(layer, v).mean().detach()
+    torch.testing.assert_close(layer.step(v, generator())["hidden_activity"], activity, **ROUNDING)
+    torch.testing.assert_close(layer.validate(v)["hidden_activity"], activity, **ROUNDING)
+
+
+@pytest.mark.parametrize("reconstruction", ["cross_entropy", "squared"])
+def test_emphasis_of_one_and_one_is_the_plain_loss(reconstruction: str) -> None:
+    """Also by the weighted sum, which weights of almost one ask for."""
+    plain, v = make(reconstruction=reconstruction, corruption=0.3)
+    weighted, _ = make(reconstruction=reconstruction, corruption=0.3, corrupted_weight=1 + 1e-14)
+    ones, _ = make(reconstruction=reconstruction, corruption=0.3, corrupted_weight=1.0, untouched_weight=1.0)
+    for layer in (plain, weighted, ones):
+        loss = layer.step(v, generator(5))["loss"]
+        torch.testing.assert_close(loss, plain.step(v, generator(5))["loss"], **ROUNDING)
+        torch.testing.assert_close(layer.W.grad, plain.W.grad, **ROUNDING)
+
+
+def test_penalties_do_not_grow_with_the_batch() -> None:
+    """The same examples twice: the same gradient."""
+    layer, v = make(**PENALTIES["both"])
+    layer.step(v, generator())
+    assert layer.W.grad is not None
+    once = layer.W.grad.clone()
+    layer.step(v.repeat(2, 1), generator())
+    torch.testing.assert_close(layer.W.grad, once, **ROUNDING)
+
+
+def test_penalties_do_what_they_are_for() -> None:
+    """Of 60 steps with and without: the penalised layer's code is less steep, or less active."""
+    ends = {}
+    for name in ("no penalty", "contractive", "sparse"):
+        layer, v = make(**PENALTIES[name])
+        for _ in range(60):
+            layer.step(v, generator())
+            with torch.no_grad():
+                for parameter in layer.parameters():
+                    parameter -= 0.1 * parameter.grad  # type: ignore[operator]
+        ends[name] = (squared_jacobian(layer, v).item(), encode(layer, v).mean().item())
+    assert ends["contractive"][0] < ends["no penalty"][0]
+    assert ends["sparse"][1] < ends["no penalty"][1]
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_the_step_follows_autocast(penalty: str) -> None:
+    layer, v = make(corruption=0.3, untouched_weight=0.5, **PENALTIES[penalty])
+    layer.float()
+    layer.step(v.float(), generator(5))
+    exact = [parameter.grad.clone() for parameter in layer.parameters() if parameter.grad is not None]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layer.step(v.float(), generator(5))
+    for parameter, gradient in zip(layer.parameters(), exact, strict=True):
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == torch.float32
+        assert (parameter.grad - gradient).norm() < 0.02 * gradient.norm()  # bfloat16 has a step of 2^-8 = 0.004
 
 
 def test_the_gradient_by_finite_differences() -> None:
@@ -86,7 +211,9 @@ SHARE_BOUND = 3 * math.sqrt(SHARE * (1 - SHARE) / N)  # three standard deviation
 def corrupted(kind: str) -> tuple[Tensor, Tensor]:
     v = torch.rand(EXAMPLES, INPUTS, generator=generator(1)) * 0.8 + 0.1  # away from 0 and 1
     layer = Autoencoder(INPUTS, 2, corruption=SHARE, corruption_kind=kind)  # type: ignore[arg-type]
-    return v, layer.corrupt(v, generator(2))
+    x, chosen = layer.corrupt(v, generator(2))
+    assert chosen is None or torch.equal(x[~chosen], v[~chosen])
+    return v, x
 
 
 def test_masking_silences_the_declared_share_and_leaves_the_rest() -> None:
@@ -117,11 +244,22 @@ def test_gaussian_noise_has_mean_0_and_the_declared_deviation() -> None:
     assert noise.std().item() == pytest.approx(SHARE, abs=3 * SHARE / math.sqrt(2 * N))
 
 
+def test_inputs_that_corruption_happens_not_to_change_are_chosen_too() -> None:
+    v = torch.zeros(EXAMPLES, INPUTS)
+    layer = Autoencoder(INPUTS, 2, corruption=SHARE)
+    x, chosen = layer.corrupt(v, generator(2))
+    assert torch.equal(x, v)
+    assert chosen is not None
+    assert chosen.float().mean().item() == pytest.approx(SHARE, abs=SHARE_BOUND)
+
+
 def test_no_corruption_draws_nothing() -> None:
     layer, v = make()
     random = generator(4)
     before = random.get_state()
-    assert layer.corrupt(v, random) is v
+    x, chosen = layer.corrupt(v, random)
+    assert x is v
+    assert chosen is None
     assert torch.equal(random.get_state(), before)
 
 

@@ -63,7 +63,7 @@ class Trace:
         if self.rule == "pretrain":
             spec = {"layer": dict(self.what), "units": 8, "training": training}
             return Stage("pretrain", "golden", spec, {"data": data, "below": []}, (0,), self.versions())
-        phase = {"task": {"kind": "classification"}, "training": training, "select": None}
+        phase = {"task": {"kind": "classification"}, "training": training, "train": "all", "select": None}
         spec = {"phase": phase, "model": dict(self.what), "labelled": None}
         return Stage("finetune", "golden", spec, {"data": data, "layers": []}, (0,), self.versions())
 
@@ -89,6 +89,21 @@ TRACES = {
         },
         {"kind": "adam"},
         CONSTANT,
+    ),
+    "autoencoder-emphasised": Trace(
+        {
+            "kind": "autoencoder",
+            "corruption": 0.25,
+            "corruption_kind": "salt_and_pepper",
+            "corrupted_weight": 1.0,
+            "untouched_weight": 0.5,
+        },
+        MOMENTUM,
+        CONSTANT,
+    ),
+    "autoencoder-contractive": Trace({"kind": "autoencoder", "contraction": 0.1}, MOMENTUM, CONSTANT),
+    "autoencoder-sparse": Trace(
+        {"kind": "autoencoder", "tied": False, "sparsity_target": 0.1, "sparsity_cost": 0.1}, MOMENTUM, CONSTANT
     ),
     "classifier-nesterov": Trace(
         {**MLP, "dropout": 0.2},

@@ -47,7 +47,8 @@ GAUSSIAN = {"kind": "rbm", "visible_units": "gaussian", "cd_steps": 2}
 SPARSE = {"kind": "rbm", "sparsity_target": 0.1, "sparsity_cost": 0.1}
 AUTOENCODER = {"kind": "autoencoder", "corruption": 0.3}
 UNTIED = {"kind": "autoencoder", "tied": False, "corruption": 0.2, "corruption_kind": "gaussian"}
-SALTED = {"kind": "autoencoder", "corruption": 0.2, "corruption_kind": "salt_and_pepper"}
+SALTED = {"kind": "autoencoder", "corruption": 0.2, "corruption_kind": "salt_and_pepper", "untouched_weight": 0.5}
+PENALISED = {"kind": "autoencoder", "contraction": 0.1, "sparsity_target": 0.1, "sparsity_cost": 0.1}
 BFLOAT16 = {"precision": "bfloat16"}
 STEADY = {"optimizer": {"kind": "sgd", "learning_rate": 0.005}}
 """For persistent chains, which must keep up with the weights."""
@@ -65,6 +66,7 @@ STAGES: dict[str, Callable[[Store], Stage]] = {
     "autoencoder-bfloat16": lambda store: layer(store, AUTOENCODER, **BFLOAT16),
     "autoencoder-untied": lambda store: layer(store, UNTIED, optimizer=ADAM),
     "autoencoder-salted": lambda store: layer(store, SALTED),
+    "autoencoder-penalised": lambda store: layer(store, PENALISED),
     "mlp": lambda store: network(store),
     "mlp-momentum": lambda store: network(store, optimizer=MOMENTUM),
     "mlp-bfloat16": lambda store: network(store, **BFLOAT16),

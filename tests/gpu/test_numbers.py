@@ -201,7 +201,7 @@ def test_corruption_has_the_right_mean(kind: str, mean: float, device: torch.dev
     """Of inputs of 0.5, of which 0.3 are replaced: by 0, or by 0 or 1."""
     layer = Autoencoder(1, 1, corruption=0.3, corruption_kind=kind)  # type: ignore[arg-type]
     inputs = torch.full((DRAWN, 1), 0.5, device=device)
-    corrupted = layer.corrupt(inputs, stream(0, kind, device=device))
+    corrupted, _ = layer.corrupt(inputs, stream(0, kind, device=device))
     assert deviations(corrupted, mean, 0.5) < 5  # no variance is larger
     assert deviations(corrupted != 0.5, 0.3, math.sqrt(0.3 * 0.7)) < 5
 

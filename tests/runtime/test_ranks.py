@@ -61,8 +61,11 @@ KINDS: dict[str, Callable[[Store], Stage]] = {
     "autoencoder-plain": autoencoder(),
     "autoencoder-masking": autoencoder(corruption=0.3),
     "autoencoder-salt": autoencoder(corruption=0.3, corruption_kind="salt_and_pepper", tied=False),
+    "autoencoder-emphasis": autoencoder(corruption=0.3, untouched_weight=0.5),
+    "autoencoder-contractive": autoencoder(contraction=0.1),
     "autoencoder-gaussian": autoencoder(corruption=0.3, corruption_kind="gaussian", reconstruction="squared"),
     "classifier-dropout": classifier(),
+    "classifier-top": classifier(train="top", clip_norm=0.05),
     "classifier-clip": classifier(clip_norm=0.05, schedule={"kind": "cosine"}),
     "classifier-adam": classifier(optimizer=ADAM, select={"best_of": 2, "by": "valid_loss"}),
     "classifier-early": classifier(

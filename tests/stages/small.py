@@ -72,9 +72,10 @@ def finetune_stage(
     labelled: int | None = None,
     select: Mapping[str, Any] | None = None,
     seeds: tuple[int, ...] = (0, 1),
+    train: str = "all",
     **fields: Any,
 ) -> Stage:
-    phase = {"task": {"kind": "classification"}, "training": training(**fields), "select": select}
+    phase = {"task": {"kind": "classification"}, "training": training(**fields), "train": train, "select": select}
     spec = {"phase": phase, "model": dict(model or {"kind": "mlp", "units": [8]}), "labelled": labelled}
     inputs: dict[str, Any] = {"data": data, "layers": list(layers)}
     if start is not None:

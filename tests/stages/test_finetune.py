@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.models.mlp import MLP
+from dlpipe.runtime.data import read_split
 from dlpipe.runtime.loop import TrainingError
 from dlpipe.runtime.streams import stream
 from dlpipe.stages import finetune, pretrain
@@ -92,6 +93,52 @@ def test_a_start_of_which_nothing_fits_is_an_error(store: Store) -> None:
     second = finetune_stage(data, start=first.id, model={"kind": "mlp", "units": []}, seeds=(0,))
     with pytest.raises(TrainingError, match=f"no tensor of {first.id} has the name and shape"):
         finetune.run(second, store)
+
+
+def test_training_the_top_leaves_the_pretrained_layers_as_they_are(store: Store) -> None:
+    """Weight decay and momentum do not reach them either; the output layer moves, as far as a probe's would."""
+    data = prepared(store)
+    stages = two_layers(store, data)
+    layers = [weights(store.read("pretrain", stage.id)) for stage in stages]
+    ids = tuple(stage.id for stage in stages)
+    sgd = {"kind": "sgd", "learning_rate": 0.1, "momentum": 0.5, "weight_decay": 0.1}
+    still = weights(finetune.run(finetune_stage(data, ids, model=DEEP, **STILL), store))
+    tuned = weights(finetune.run(finetune_stage(data, ids, model=DEEP, train="top", optimizer=sgd), store))
+    for seed in (0, 1):
+        for position, layer in enumerate(layers):
+            assert torch.equal(tuned[f"{seed}/weights.{position}"], layer[f"{seed}/W"])
+            assert torch.equal(tuned[f"{seed}/biases.{position}"], layer[f"{seed}/hbias"])
+        for name in (f"{seed}/weights.2", f"{seed}/biases.2"):
+            assert not torch.equal(tuned[name], still[name])
+
+
+def test_training_the_top_is_logistic_regression_on_the_code(store: Store) -> None:
+    """The same steps of a network without hidden layers, fed with what the frozen layer makes of the examples."""
+    data = prepared(store)
+    layer = pretrain_stage(data, epochs=1.0)
+    code = weights(pretrain.run(layer, store))
+    plain = {"kind": "sgd", "learning_rate": 0.1}
+    stage = finetune_stage(data, (layer.id,), train="top", epochs=4.0, optimizer=plain, seeds=(0,))
+    tuned = weights(finetune.run(stage, store))
+    train = read_split(store.read("prepare", data), "train", torch.device("cpu"))
+    h = torch.sigmoid(train.inputs @ code["0/W"] + code["0/hbias"])
+    probe = MLP(16, 3, units=[8])
+    probe.initialise(stream(0, "finetune/1/initialise", 0))
+    W, b = probe.weights[1].detach(), probe.biases[1].detach()
+    for epoch in range(4):
+        order = torch.randperm(len(train), generator=stream(0, "finetune/1/order", 0, epoch))
+        for batch in order.split(20):
+            p = torch.softmax(h[batch] @ W + b, dim=1)
+            p[torch.arange(len(batch)), train.targets[batch]] -= 1
+            W, b = W - 0.1 * h[batch].T @ p / len(batch), b - 0.1 * p.mean(0)
+    torch.testing.assert_close(tuned["0/weights.1"], W, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tuned["0/biases.1"], b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_names_no_top_is_told_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(MLP, "top")
+    with pytest.raises(TrainingError, match=r"asks MLP for its output layer, and it has no method top\(\)"):
+        finetune.run(finetune_stage(prepared(store), train="top"), store)
 
 
 def test_only_the_first_labelled_examples_are_seen(store: Store) -> None:
