@@ -21,9 +21,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from dlpipe.errors import StepError
+from dlpipe.files import canonical_json, fsync_folder, sha256_of_file, write_atomically, write_if_changed
 from dlpipe.locks import Lock
 from dlpipe.provenance import environment, source_digests
 
@@ -55,40 +56,6 @@ MANIFEST_SHAPE = {
 
 class ArtifactError(StepError):
     """An artifact that is missing or does not verify; the message says which file and what to do."""
-
-
-def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def sha256_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def open_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """The file is complete or absent, after a power cut too: written beside the target, fsynced, renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes the whole of a file by `open_atomically`."""
-    with open_atomically(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
 
 
 @dataclass(frozen=True)
@@ -350,7 +317,7 @@ class Store:
                 if folder.exists():
                     shutil.rmtree(folder)
                 temporary.rename(folder)
-                _fsync_folder(folder.parent)
+                fsync_folder(folder.parent)
             except BaseException as error:
                 shutil.rmtree(temporary, ignore_errors=True)
                 if isinstance(error, OSError) and error.errno is not None and error.filename is None:
@@ -459,20 +426,6 @@ def _check_files(folder: Path, manifest: Mapping[str, Any], *, hashes: bool) -> 
             raise ArtifactError(f"{path} has {status.st_size} bytes; its manifest says {expected['bytes']}")
         if hashes and sha256_of_file(path) != expected["sha256"]:
             raise ArtifactError(f"{path} does not match its manifest's sha256: its content has changed")
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_if_changed(path: Path, text: str) -> None:
-    """Leaves a file that holds `text` already as it is, its time too."""
-    if not path.exists() or path.read_bytes() != text.encode():
-        write_atomically(path, text)
 
 
 def write_stages(store: Store, stages: Iterable[Stage]) -> None:

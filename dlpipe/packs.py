@@ -22,19 +22,9 @@ from typing import IO, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from dlpipe.artifacts import (
-    FOLDERS,
-    MANIFEST,
-    RULES,
-    ArtifactError,
-    Stage,
-    Store,
-    open_atomically,
-    read_manifest,
-    sha256_of_file,
-    write_stages,
-)
+from dlpipe.artifacts import FOLDERS, MANIFEST, RULES, ArtifactError, Stage, Store, read_manifest, write_stages
 from dlpipe.errors import StepError
+from dlpipe.files import open_atomically, sha256_of_file
 from dlpipe.progress import track
 
 INDEX = "pack.json"

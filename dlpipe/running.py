@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dlpipe.artifacts import Stage, Store, write_atomically
+from dlpipe.artifacts import Stage, Store
+from dlpipe.files import write_atomically
 from dlpipe.locks import Lock
 from dlpipe.progress import Count, Pace, Told
 

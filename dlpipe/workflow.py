@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dlpipe.artifacts import MANIFEST, Stage, Store, write_if_changed, write_stages
+from dlpipe.artifacts import MANIFEST, Stage, Store, write_stages
 from dlpipe.errors import StepError
+from dlpipe.files import write_if_changed
 from dlpipe.plan import EXPERIMENTS, Plan, make_plan
 from dlpipe.resources import CAPS, Size, ask, size_of
 from dlpipe.spec.problems import SpecError

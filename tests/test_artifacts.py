@@ -13,14 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dlpipe.artifacts import (
-    ArtifactError,
-    Stage,
-    Store,
-    read_stage,
-    write_atomically,
-    write_stages,
-)
+from dlpipe.artifacts import ArtifactError, Stage, Store, read_stage, write_stages
+from dlpipe.files import write_atomically
 from dlpipe.locks import Lock, LockedError
 from dlpipe.provenance import source_digests
 

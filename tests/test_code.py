@@ -11,17 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "dlpipe").rglob("*.py"))
-GROUND = ("artifacts", "errors", "locks", "provenance", "progress", "running")
+GROUND = ("artifacts", "errors", "files", "locks", "provenance", "progress", "running")
 MAY_IMPORT = {
     "spec": {"spec"},
     "errors": set(),
     "locks": {"errors"},
     "provenance": set(),
-    "artifacts": {"errors", "locks", "provenance"},
+    "files": set(),
+    "artifacts": {"errors", "files", "locks", "provenance"},
     "progress": set(),
     "doctor": {"doctor"},
     "gpus": {"errors", "progress"},
-    "running": {"artifacts", "locks", "progress"},
+    "running": {"artifacts", "files", "locks", "progress"},
     "status": {"changes", "running", "artifacts", "errors", "locks"},
     "models": set(),
     "layers": set(),
@@ -29,7 +30,7 @@ MAY_IMPORT = {
     "plan": {"resources", "spec", *GROUND},
     "resources": {"spec", *GROUND},
     "changes": {"plan", "spec", *GROUND},
-    "packs": {"artifacts", "errors", "progress"},
+    "packs": {"artifacts", "errors", "files", "progress"},
     "runtime": {"runtime", "gpus", "spec", *GROUND, "datasets"},
     "tasks": {"tasks", "models", "layers"},
     "measures": {"layers"},

@@ -21,9 +21,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dlpipe import packs, progress
-from dlpipe.artifacts import FOLDERS, RULES, Stage, Store, canonical_json
+from dlpipe.artifacts import FOLDERS, RULES, Stage, Store
 from dlpipe.cli import command_line, run
 from dlpipe.errors import StepError
+from dlpipe.files import canonical_json
 from dlpipe.locks import Lock, process_start
 from dlpipe.provenance import source_digests
 from tests.workspace import EXPERIMENT, write_experiment

@@ -22,8 +22,8 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from dlpipe import __version__
-from dlpipe.artifacts import sha256_of_file
 from dlpipe.datasets.sources import DataError
+from dlpipe.files import sha256_of_file
 from dlpipe.locks import LockedError
 from dlpipe.progress import say
 

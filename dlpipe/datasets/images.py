@@ -12,9 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dlpipe.artifacts import sha256_of_file
 from dlpipe.datasets.archives import only_if_intact
 from dlpipe.datasets.sources import DataError, RequestError, Source
+from dlpipe.files import sha256_of_file
 from dlpipe.spec.datasets import Images as ImagesSpec
 
 if TYPE_CHECKING:

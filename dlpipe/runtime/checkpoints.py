@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dlpipe.artifacts import write_atomically
+from dlpipe.files import write_atomically
 from dlpipe.progress import say
 
 LARGEST_SHARE = 0.02

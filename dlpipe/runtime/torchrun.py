@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlpipe.artifacts import write_atomically
 from dlpipe.errors import StepError
+from dlpipe.files import write_atomically
 from dlpipe.runtime.stopping import SIGNALS
 
 LAUNCHER = "DLPIPE_LAUNCHER"

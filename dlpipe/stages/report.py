@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from dlpipe.artifacts import Store, write_atomically
+from dlpipe.artifacts import Store
+from dlpipe.files import write_atomically
 from dlpipe.progress import say
 from dlpipe.report.evidence import PlannedExperiment, gather
 from dlpipe.report.judging import Judgement

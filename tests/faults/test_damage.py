@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from dlpipe.artifacts import MANIFEST, Store, canonical_json
+from dlpipe.artifacts import MANIFEST, Store
+from dlpipe.files import canonical_json
 from tests.faults.conftest import Run, Task
 from tests.faults.running import dlpipe
 

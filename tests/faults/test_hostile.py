@@ -23,12 +23,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 
-from dlpipe.artifacts import MANIFEST, Stage, canonical_json, write_stages
+from dlpipe.artifacts import MANIFEST, Stage, write_stages
 from dlpipe.datasets.archives import read_members
 from dlpipe.datasets.idx import read_idx
 from dlpipe.datasets.images import Images
 from dlpipe.datasets.npz import read_npz
 from dlpipe.datasets.sources import DataError
+from dlpipe.files import canonical_json
 from dlpipe.runtime.checkpoints import Checkpoints, Snapshot
 from dlpipe.spec.datasets import Images as ImagesSpec
 from tests.datasets.test_formats import idx_bytes, npy_bytes

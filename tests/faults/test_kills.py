@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from dlpipe.artifacts import write_atomically
+from dlpipe.files import write_atomically
 from tests.faults.conftest import Run, Task
 from tests.faults.running import Ended, Running, dlpipe, saving_every, slow_steps, start, steps
 
