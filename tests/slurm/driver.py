@@ -125,6 +125,11 @@ class Workspace:
             raise AssertionError(f"the driver hangs:\n{self.log}") from None
         assert ended == code, self.log
 
+    def status(self) -> str:
+        """What `dlpipe status` says."""
+        command = [sys.executable, "-m", "dlpipe", "status"]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False).stdout
+
     def runs(self) -> list[str]:
         """What the drivers called their jobs, each driver all of its own."""
         lines = (self.folder / "driver.log").read_text().splitlines()

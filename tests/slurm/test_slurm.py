@@ -125,6 +125,7 @@ def test_a_requeued_job_goes_on(long_run: Workspace, local_long: Workspace, clus
     snakemake(long_run.folder, "-n")
     with long_run.driver(cluster, long_run.target) as driver:
         job = job_that_trains(long_run, cluster)
+        until(lambda: f"job {job}" in long_run.status() and "epoch" in long_run.status())
         cluster.run("scontrol", "requeue", job)
         start_again_at_once(cluster, job)
         long_run.finish(driver)
