@@ -64,7 +64,8 @@ class Record:
         self._pace = Pace(WRITE_EVERY, last=-WRITE_EVERY)
 
     def __enter__(self) -> Record:
-        self.path.unlink(missing_ok=True)  # of a process that was killed, as we hold the lock
+        for left in (self.path, *self.path.parent.glob(f".{self.path.name}.*")):
+            left.unlink(missing_ok=True)  # of a process that was killed, as we hold the lock
         return self
 
     def __exit__(
