@@ -115,6 +115,19 @@ def build(spec: Component, **context: Any) -> nn.Module:
     return module
 
 
+def declared_task(declared: Mapping[str, Any]) -> Any:
+    spec = component("task", declared)
+    return spec.load()(**spec.arguments())
+
+
+def build_model(declared: Mapping[str, Any], task: Any, data: Artifact) -> nn.Module:
+    """The model that is declared, with as many outputs as the task needs on that data."""
+    visible = features(data)
+    return build(
+        component("model", declared), inputs=visible, outputs=task.outputs(visible, len(data.extra["classes"]))
+    )
+
+
 def load_weights(module: nn.Module, artifact: Artifact, seed: int) -> None:
     """Puts one seed's state into the module. Raises ArtifactError when they do not fit."""
     try:

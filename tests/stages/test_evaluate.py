@@ -15,6 +15,8 @@ from dlpipe.models.mlp import MLP
 from dlpipe.runtime.data import load_weights
 from dlpipe.spec.measures import LogLikelihood
 from dlpipe.stages import evaluate, finetune, pretrain
+from dlpipe.tasks.base import Measured
+from dlpipe.tasks.classification import Classification
 from tests.stages.small import CLASSES, SHAPE, evaluate_stage, finetune_stage, prepared, pretrain_stage
 
 LABELLED = 60
@@ -191,3 +193,28 @@ def test_same_inputs_same_outputs(chain: Chain, tmp_path: Path) -> None:
     again = Chain(store).artifact
     for name in ("metrics.csv", "history.csv", "outputs.safetensors"):
         assert again.manifest["files"][name] == chain.artifact.manifest["files"][name]
+
+
+def test_what_a_task_says_is_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures and tensors of the first seed, what it counts of every seed, its metrics of each; nothing else."""
+    given = [
+        Measured(
+            {"test_wit": float(seed)},
+            pictures={"jokes": torch.full((3, 16), float(seed))},
+            tensors={"names": torch.tensor([seed])},
+            of_each_seed={"laughs": torch.tensor([seed, 7])},
+        )
+        for seed in (0, 1)
+    ]
+    store = Store(tmp_path / "data", tmp_path / "results")
+    phase = finetune_stage(prepared(store))
+    finetune.run(phase, store)
+    answers = iter(given)
+    monkeypatch.setattr(Classification, "measure", lambda *_: next(answers))
+    artifact = evaluate.run(evaluate_stage(phase), store)
+    assert values(artifact) == {(0, "test_wit"): 0.0, (1, "test_wit"): 1.0}
+    outputs = load_file(artifact.path("outputs.safetensors"))
+    assert set(outputs) == {"jokes", "names", "laughs", "filters_finetuned/1"}
+    assert torch.equal(outputs["jokes"], torch.zeros(3, *SHAPE))
+    assert outputs["names"].tolist() == [0]
+    assert outputs["laughs"].tolist() == [[0, 7], [1, 7]]
