@@ -218,3 +218,22 @@ def test_what_a_task_says_is_what_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
     assert torch.equal(outputs["jokes"], torch.zeros(3, *SHAPE))
     assert outputs["names"].tolist() == [0]
     assert outputs["laughs"].tolist() == [[0, 7], [1, 7]]
+
+
+def test_reconstruction_needs_an_output_a_feature_and_no_labels(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data", tmp_path / "results")
+    task = {"kind": "reconstruction", "loss": "squared"}
+    phase = finetune_stage(prepared(store), task=task)
+    finetune.run(phase, store)
+    artifact = evaluate.run(evaluate_stage(phase), store)
+    error = values(artifact)[0, "test_reconstruction_error"]
+    outputs = load_file(artifact.path("outputs.safetensors"))
+    assert set(outputs) == {"reconstruction_inputs", "reconstructions_finetuned", "filters_finetuned/1"}
+    shown = outputs["reconstructions_finetuned"]
+    assert shown.shape == (10, *SHAPE)
+    net = MLP(16, 16, units=[8])
+    load_weights(net, store.read("finetune", phase.id), 0)
+    x = load_file(store.read("prepare", phase.inputs["data"]).path("data.safetensors"))["test.inputs"].flatten(1) / 255
+    with torch.no_grad():
+        assert error == pytest.approx((net(x) - x).square().sum(dim=1).mean().item(), rel=1e-5)  # float32
+        torch.testing.assert_close(shown.flatten(1), net(x)[:10], rtol=1e-5, atol=1e-6)
