@@ -84,6 +84,10 @@ class Stack:
     def encoders(self) -> list[tuple[Tensor, Tensor]]:
         return [layer.encoder() for layer in self.layers]
 
+    def decoders(self) -> list[tuple[Tensor, Tensor]]:
+        """From the bottom up, like the encoders."""
+        return [layer.decoder() for layer in self.layers]
+
 
 class Layers:
     """The artifacts of pretrained layers, read and verified once, from which the stack of any seed is built."""

@@ -12,6 +12,10 @@ from dlpipe.spec.base import Component
 class TaskSpec(Component):
     family: ClassVar[str] = "task"
 
+    @property
+    def slug(self) -> str:
+        return self.kind  # type: ignore[attr-defined]
+
 
 class Classification(TaskSpec):
     """Cross-entropy, averaged over examples; errors in per cent."""

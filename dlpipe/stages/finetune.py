@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.progress import say
 from dlpipe.runtime.block import Block, block
-from dlpipe.runtime.data import Layers, Split, build_model, declared_task, features, read_split, read_weights
+from dlpipe.runtime.data import Layers, Split, Stack, build_model, declared_task, features, read_split, read_weights
 from dlpipe.runtime.history import lower_is_better, to_csv
 from dlpipe.runtime.loop import Job, Outcome, TrainingError, from_cleared
 from dlpipe.runtime.ranks import join
@@ -84,7 +84,7 @@ def _job(work: Block, start: Start, train: Split, valid: Split, phase: str, seed
     if start.model is not None:
         _load_what_fits(model, start.model, seed)
     if start.layers.artifacts:
-        model.unroll(start.layers.stack(seed, work.device).encoders())
+        _unroll(model, start.layers.stack(seed, work.device))
     model.to(work.device).train()
     if work.stage.spec["phase"]["train"] == "top":
         _freeze_below(model)
@@ -95,6 +95,12 @@ def _job(work: Block, start: Start, train: Split, valid: Split, phase: str, seed
     step = from_cleared(model, partial(task.step, model))
     data = (train.inputs, train.targets)
     return Job(model, step, validate, data, stage=work.stage.id, phase=phase, seed=seed, restart=restart)
+
+
+def _unroll(model: Any, stack: Stack) -> None:
+    model.unroll(stack.encoders())
+    if hasattr(model, "unroll_back"):  # what has a decoder
+        model.unroll_back(stack.decoders())
 
 
 def _freeze_below(model: Any) -> None:
