@@ -14,7 +14,7 @@ WORK = Workflow(config, on_cluster=workflow.remote_exec)
 
 
 wildcard_constraints:
-    stage=r"[a-zA-Z0-9.-]+",
+    stage=r"[a-zA-Z0-9._-]+",
 
 
 # Compute nodes often have no network, and a report takes less time than a place in the queue.

@@ -226,7 +226,11 @@ class _Chain:
             "pretrain",
             f"{self.dataset.slug}-{recipe.layer.slug}{units}{height}",
             (recipe,),
-            {("layer",): (*where, "layer"), ("units",): ("model", "units", position), ("training",): where},
+            {
+                ("layer",): (*where, "layer"),
+                ("units",): ("model", *self.experiment.model.layer_field(position)),
+                ("training",): where,
+            },
             spec={"layer": recipe.layer.model_dump(mode="json"), "units": units, "training": _training(recipe)},
             inputs={"data": self.data, "below": list(self.layers)},
             seeds=self.seeds,

@@ -10,7 +10,7 @@ def default_figures(data: FigureData) -> list[FigureSpec]:
     """In the order of the report: the outcome, how it came about, what was learned, what goes wrong."""
     figures: list[FigureSpec] = []
     metrics, histories = data.metric_names(), data.history_names()
-    outcome = next((name for name in ("test_error", "test_loss") if name in metrics), None)
+    outcome = next((name for name in ("test_error", "test_reconstruction_error", "test_loss") if name in metrics), None)
     if outcome and data.open_axes:
         figures.append(Comparison(metric=outcome))
     last = max((phase for phase, _ in histories if phase.startswith("finetune")), default="finetune/1")
@@ -21,7 +21,7 @@ def default_figures(data: FigureData) -> list[FigureSpec]:
     outputs = {name.partition("/")[0] for variant in data.variants for name in variant.output_names}
     wanted: list[tuple[str, FigureSpec]] = [
         ("filters", Filters()),
-        ("reconstructions", Reconstructions()),
+        ("reconstruction_inputs", Reconstructions()),
         ("confusion", Confusion()),
         ("examples_wrong", Mistakes()),
     ]

@@ -15,6 +15,12 @@ from dlpipe.figures.data import FigureData, NothingToDraw, Picture, VariantData,
 MOST_FILTERS = 36
 MOST_COLUMNS = 5
 MOST_MISTAKES = 12
+RECONSTRUCTIONS = {
+    "reconstruction_inputs": "Above: test examples.",
+    "reconstructions": "Below: the same, up through the pretrained layers and down again.",
+    "reconstructions_finetuned": "Lowest: what the trained model gives back.",
+}
+"""Outputs, from the top row down, and what the caption says of each."""
 GREYS = 65
 """Shades of grey that a filter is drawn with; odd, so that 0 is mid-grey; more look the same."""
 
@@ -51,18 +57,19 @@ def draw_reconstructions(*, data: FigureData, title: str | None, where: Mapping[
     """Raises NothingToDraw where no variant has reconstructions."""
     shown = data.slice(where)
     rows = [
-        (shown.label(variant), variant.first("reconstruction_inputs"), variant.first("reconstructions"))
+        (shown.label(variant), [variant.first(name) for name in RECONSTRUCTIONS if name in variant.output_names])
         for variant in showcase(shown)
-        if {"reconstruction_inputs", "reconstructions"} <= set(variant.output_names)
+        if "reconstruction_inputs" in variant.output_names
     ]
     if not rows:
         raise NothingToDraw("no run has reconstructions")
-    figure, grid = _grid(len(rows), 1, height=1.45)
-    for place, (label, inputs, outputs) in zip((line[0] for line in grid), rows, strict=True):
-        both = np.concatenate([unsigned(inputs), unsigned(outputs)])
-        _show(place, mosaic(both, columns=len(inputs)))
+    names = {name for variant in showcase(shown) for name in RECONSTRUCTIONS if name in variant.output_names}
+    figure, grid = _grid(len(rows), 1, height=0.7 * len(names) + 0.05)
+    for place, (label, pictures) in zip((line[0] for line in grid), rows, strict=True):
+        below = np.concatenate([unsigned(each) for each in pictures])
+        _show(place, mosaic(below, columns=len(pictures[0])))
         _name_row(place, label)
-    caption = "Above: test examples. Below: the same, up through the pretrained layers and down again. First seed."
+    caption = " ".join(text for name, text in RECONSTRUCTIONS.items() if name in names) + " First seed."
     return Picture(figure, title or "Reconstructions", caption)
 
 

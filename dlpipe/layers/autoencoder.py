@@ -200,6 +200,10 @@ class Autoencoder(nn.Module):
         """Weight [visible, hidden] and bias [hidden] of the sigmoid layer that this one unrolls into."""
         return self.W.detach(), self.hbias.detach()
 
+    def decoder(self) -> tuple[Tensor, Tensor]:
+        """Weight [hidden, visible] and bias [visible] of the way back down."""
+        return (self.W.detach().mT if self.tied else self.W_prime.detach()), self.vbias.detach()
+
 
 def _slope(h: Tensor) -> Tensor:
     """The derivative of a sigmoid unit's activity by its total input."""

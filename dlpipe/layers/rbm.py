@@ -223,6 +223,10 @@ class RBM(nn.Module):
         """Weight [visible, hidden] and bias [hidden] of the sigmoid layer that this one unrolls into."""
         return self.W.detach(), self.hbias.detach()
 
+    def decoder(self) -> tuple[Tensor, Tensor]:
+        """Weight [hidden, visible] and bias [visible] of the way back down."""
+        return self.W.detach().mT, self.vbias.detach()
+
     # Likelihood
 
     def free_energy(self, v: Tensor) -> Tensor:

@@ -84,6 +84,10 @@ class Stack:
     def encoders(self) -> list[tuple[Tensor, Tensor]]:
         return [layer.encoder() for layer in self.layers]
 
+    def decoders(self) -> list[tuple[Tensor, Tensor]]:
+        """From the bottom up, like the encoders."""
+        return [layer.decoder() for layer in self.layers]
+
 
 class Layers:
     """The artifacts of pretrained layers, read and verified once, from which the stack of any seed is built."""
@@ -113,6 +117,19 @@ def build(spec: Component, **context: Any) -> nn.Module:
     """The module that a component's spec declares."""
     module: nn.Module = spec.load()(**context, **spec.arguments())
     return module
+
+
+def declared_task(declared: Mapping[str, Any]) -> Any:
+    spec = component("task", declared)
+    return spec.load()(**spec.arguments())
+
+
+def build_model(declared: Mapping[str, Any], task: Any, data: Artifact) -> nn.Module:
+    """The model that is declared, with as many outputs as the task needs on that data."""
+    visible = features(data)
+    return build(
+        component("model", declared), inputs=visible, outputs=task.outputs(visible, len(data.extra["classes"]))
+    )
 
 
 def load_weights(module: nn.Module, artifact: Artifact, seed: int) -> None:

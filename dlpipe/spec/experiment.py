@@ -113,6 +113,15 @@ class Experiment(Spec):
         return self
 
     @model_validator(mode="after")
+    def _tasks_fit(self) -> Experiment:
+        for position, phase in enumerate(self.phases):
+            unfit = self.model.unfit(phase.task)
+            if unfit is not None:
+                where = ("finetune", position) if isinstance(self.finetune, tuple) else ("finetune",)
+                raise misuse(unfit, *where, "task")
+        return self
+
+    @model_validator(mode="after")
     def _measures_fit(self) -> Experiment:
         kinds = [measure.kind for measure in self.measures]
         for position, measure in enumerate(self.measures):

@@ -44,7 +44,7 @@ class Filters(FigureSpec):
 
 
 class Reconstructions(FigureSpec):
-    """Test examples above, and what the pretrained stack makes of them below."""
+    """Test examples above; below, what the pretrained stack makes of them, and what a trained autoencoder does."""
 
     implementation: ClassVar[str] = "dlpipe.figures.images:draw_reconstructions"
     kind: Literal["reconstructions"] = "reconstructions"

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dlpipe.spec.base import Component, Many, PositiveInt, Probability
+from dlpipe.spec.tasks import Reconstruction, TaskSpec
 
 
 class ModelSpec(Component):
@@ -22,6 +23,14 @@ class ModelSpec(Component):
     def layer_units(self) -> tuple[int, ...]:
         """Widths of the layers that can be pretrained greedily, from the bottom up."""
         return ()
+
+    def layer_field(self, position: int) -> tuple[str | int, ...]:
+        """Where the width of the layer at `position` is declared."""
+        return ("units", position)
+
+    def unfit(self, task: TaskSpec) -> str | None:
+        """Why this model cannot be trained on such a task; None if it can."""
+        return None
 
     def parameters(self, inputs: int, outputs: int) -> int:
         """How many weights, about: by which jobs are sized. A kind that does not say has a million."""
@@ -59,3 +68,33 @@ class Mlp(ModelSpec):
 
     def parameters(self, inputs: int, outputs: int) -> int:
         return sum(n * m for n, m in pairwise((inputs, *self.units, outputs)))
+
+
+class DeepAutoencoder(ModelSpec):
+    """Sigmoid layers down to a linear code and back, unrolled from pretrained ones (Hinton, Salakhutdinov 2006)."""
+
+    implementation: ClassVar[str] = "dlpipe.models.deep_autoencoder:DeepAutoencoder"
+    kind: Literal["deep_autoencoder"] = "deep_autoencoder"
+    units: Annotated[tuple[PositiveInt, ...], Many] = Field(
+        description="sigmoid units of the encoder, from the layer above the input upwards; the decoder mirrors them"
+    )
+    code: PositiveInt = Field(description="linear units of the code, the narrowest layer")
+
+    @property
+    def slug(self) -> str:
+        return "autoencoder" + "-".join(map(str, self.layer_units))
+
+    @property
+    def layer_units(self) -> tuple[int, ...]:
+        return (*self.units, self.code)
+
+    def layer_field(self, position: int) -> tuple[str | int, ...]:
+        return ("units", position) if position < len(self.units) else ("code",)
+
+    def unfit(self, task: TaskSpec) -> str | None:
+        if isinstance(task, Reconstruction):
+            return None
+        return f"a deep_autoencoder gives back its input: its task is of kind reconstruction, not {task.slug}"
+
+    def parameters(self, inputs: int, outputs: int) -> int:
+        return 2 * sum(n * m for n, m in pairwise((inputs, *self.layer_units)))

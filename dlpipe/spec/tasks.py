@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from dlpipe.spec.base import Component
 
 
 class TaskSpec(Component):
     family: ClassVar[str] = "task"
+
+    @property
+    def slug(self) -> str:
+        return self.kind  # type: ignore[attr-defined]
 
 
 class Classification(TaskSpec):
@@ -16,3 +22,13 @@ class Classification(TaskSpec):
 
     implementation: ClassVar[str] = "dlpipe.tasks.classification:Classification"
     kind: Literal["classification"] = "classification"
+
+
+class Reconstruction(TaskSpec):
+    """The model gives its input back: loss and squared error are summed over the features, averaged over examples."""
+
+    implementation: ClassVar[str] = "dlpipe.tasks.reconstruction:Reconstruction"
+    kind: Literal["reconstruction"] = "reconstruction"
+    loss: Literal["cross_entropy", "squared"] = Field(
+        "cross_entropy", description="cross_entropy: sigmoid output, for inputs in [0, 1]; squared: linear output"
+    )

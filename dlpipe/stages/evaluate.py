@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,22 @@ from torch import Tensor
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.provenance import origin
 from dlpipe.runtime import devices, history
-from dlpipe.runtime.data import Layers, Split, Stack, build, component, features, load_weights, read_split
+from dlpipe.runtime.data import (
+    Layers,
+    Stack,
+    build_model,
+    component,
+    declared_task,
+    features,
+    load_weights,
+    read_split,
+)
 from dlpipe.runtime.streams import stream
+from dlpipe.tasks.base import Measured, Task
 
 METRICS = ("seed", "metric", "value")
 FILTERS = 64
 RECONSTRUCTIONS = 10
-MISTAKES = 20
 
 
 def run(stage: Stage, store: Store, *, device: str = "auto", threads: int = 1) -> Artifact:
@@ -44,7 +53,7 @@ class Evaluation:
         self.model = next((p for p in self.phases if p.stage.id == last), None) or store.read_or_set_aside(
             "finetune", last
         )
-        self.task: Any = component("task", stage.spec["task"]).load()()
+        self.task: Task = declared_task(stage.spec["task"])
         self.splits = {name: read_split(self.data, name, device) for name in ("train", "valid", "test")}
         self.inputs = {name: split.inputs for name, split in self.splits.items()}
         """Of all examples, with or without label: what the layers were trained on."""
@@ -53,18 +62,13 @@ class Evaluation:
     def write(self, draft: Any) -> None:
         table: list[tuple[int, str, float]] = []
         times: list[tuple[int, str, float]] = []
-        confusions = []
-        outputs: dict[str, Tensor] = {}
-        for position, seed in enumerate(self.stage.seeds):
-            model = self._model(seed)
-            logits = {name: self.task.logits(model, split.inputs) for name, split in self.splits.items() if len(split)}
-            table += [(seed, metric, value) for metric, value in self._metrics(logits).items()]
-            table += [(seed, metric, value) for metric, value in self._measured(seed).items()]
+        measured = []
+        for seed in self.stage.seeds:
+            measured.append(self._measure(seed))
+            table += [(seed, metric, value) for metric, value in measured[-1].metrics.items()]
+            table += [(seed, metric, value) for metric, value in self._measured_of_the_layer(seed).items()]
             times.append((seed, "train_seconds", self._seconds(seed)))
-            confusions.append(self.task.confusion(logits["test"], self.splits["test"].targets))
-            if position == 0:
-                outputs = self._pictures(model, self.layers.stack(seed, self.device), logits["test"])
-        outputs["confusion"] = torch.stack(confusions)
+        outputs = self._outputs(measured)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in outputs.items()}
         with draft.tensors("outputs.safetensors") as path:
             save_file(tensors, path)
@@ -78,20 +82,15 @@ class Evaluation:
         )
 
     def _model(self, seed: int) -> Any:
-        spec = component("model", self.stage.spec["model"])
-        model = build(spec, inputs=features(self.data), outputs=len(self.data.extra["classes"]))
+        model = build_model(self.stage.spec["model"], self.task, self.data)
         load_weights(model, self.model, seed)
         return model.to(self.device).eval()
 
-    def _metrics(self, logits: Mapping[str, Tensor]) -> dict[str, float]:
-        metrics = {}
-        for name, values in logits.items():
-            targets = self.splits[name].targets
-            metrics[f"{name}_error"] = self.task.error(values, targets)
-            metrics[f"{name}_loss"] = self.task.loss(values, targets)
-        return metrics
+    def _measure(self, seed: int) -> Measured:
+        splits = {name: split for name, split in self.splits.items() if len(split)}
+        return self.task.measure(self._model(seed), splits)
 
-    def _measured(self, seed: int) -> dict[str, float]:
+    def _measured_of_the_layer(self, seed: int) -> dict[str, float]:
         """What the declared measures say of the lowest layer."""
         found: dict[str, float] = {}
         for declared in self.stage.spec.get("measures", ()):
@@ -114,9 +113,18 @@ class Evaluation:
             joined += [row._replace(phase=f"finetune/{number}") for row in rows]
         return [row for row in joined if row.seed in self.stage.seeds]
 
-    def _pictures(self, model: Any, stack: Stack, logits: Tensor) -> dict[str, Tensor]:
-        """Filters, reconstructions and mistakes of one seed, in the shape of an input."""
-        shape, test = self.data.extra["input_shape"], self.splits["test"]
+    def _outputs(self, measured: Sequence[Measured]) -> dict[str, Tensor]:
+        """For the figures: what the first seed has to show, and what the task counts in every seed."""
+        first, seed = measured[0], self.stage.seeds[0]
+        pictures = self._pictures(self._model(seed), self.layers.stack(seed, self.device)) | first.pictures
+        shape = self.data.extra["input_shape"]
+        shaped = {name: picture.reshape(len(picture), *shape) for name, picture in pictures.items()}
+        stacked = {name: torch.stack([each.of_each_seed[name] for each in measured]) for name in first.of_each_seed}
+        return {**shaped, **first.tensors, **stacked}
+
+    def _pictures(self, model: Any, stack: Stack) -> dict[str, Tensor]:
+        """Filters, and reconstructions by the pretrained layers: [n, features] each."""
+        test = self.splits["test"]
         pictures = {f"filters/{k}": filters for k, filters in enumerate(_projected(stack), start=1)}
         first = next((p for p in model.parameters() if p.ndim == 2 and p.shape[0] == features(self.data)), None)
         if first is not None:
@@ -124,10 +132,7 @@ class Evaluation:
         if stack.layers:
             pictures["reconstruction_inputs"] = test.inputs[:RECONSTRUCTIONS]
             pictures["reconstructions"] = stack.decode(stack.encode(test.inputs[:RECONSTRUCTIONS]))
-        wrong, labels = _mistakes(logits, test)
-        pictures["examples_wrong"] = test.inputs[wrong]
-        shaped = {name: picture.reshape(len(picture), *shape) for name, picture in pictures.items()}
-        return {**shaped, "examples_wrong_labels": labels}
+        return pictures
 
 
 def _projected(stack: Stack) -> list[Tensor]:
@@ -138,13 +143,6 @@ def _projected(stack: Stack) -> list[Tensor]:
         projection = weight if projection is None else projection @ weight
         filters.append(projection.T[:FILTERS])
     return filters
-
-
-def _mistakes(logits: Tensor, test: Split) -> tuple[Tensor, Tensor]:
-    """Positions of the first wrong test examples, and their [true, predicted] classes."""
-    predicted = logits.argmax(dim=1)
-    wrong = (predicted != test.targets).nonzero().flatten()[:MISTAKES]
-    return wrong, torch.stack((test.targets[wrong], predicted[wrong]), dim=1)
 
 
 def _ancestor(artifact: Artifact) -> dict[str, Any]:

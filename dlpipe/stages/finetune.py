@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.progress import say
 from dlpipe.runtime.block import Block, block
-from dlpipe.runtime.data import Layers, Split, build, component, features, read_split, read_weights
+from dlpipe.runtime.data import Layers, Split, Stack, build_model, declared_task, features, read_split, read_weights
 from dlpipe.runtime.history import lower_is_better, to_csv
 from dlpipe.runtime.loop import Job, Outcome, TrainingError, from_cleared
 from dlpipe.runtime.ranks import join
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec
+from dlpipe.tasks.base import Task
 
 SELECTION = ("seed", "restart", "metric", "value", "chosen")
 
@@ -77,14 +78,13 @@ def run(
 
 def _job(work: Block, start: Start, train: Split, valid: Split, phase: str, seed: int, restart: int) -> Job:
     """The model with its initial parameters, and its task on the labelled and the validation examples."""
-    spec = component("model", work.stage.spec["model"])
-    task = component("task", work.stage.spec["phase"]["task"]).load()()
-    model: Any = build(spec, inputs=features(start.data), outputs=len(start.data.extra["classes"]))
+    task: Task = declared_task(work.stage.spec["phase"]["task"])
+    model: Any = build_model(work.stage.spec["model"], task, start.data)
     model.initialise(stream(seed, f"{phase}/initialise", restart))
     if start.model is not None:
         _load_what_fits(model, start.model, seed)
     if start.layers.artifacts:
-        model.unroll(start.layers.stack(seed, work.device).encoders())
+        _unroll(model, start.layers.stack(seed, work.device))
     model.to(work.device).train()
     if work.stage.spec["phase"]["train"] == "top":
         _freeze_below(model)
@@ -95,6 +95,12 @@ def _job(work: Block, start: Start, train: Split, valid: Split, phase: str, seed
     step = from_cleared(model, partial(task.step, model))
     data = (train.inputs, train.targets)
     return Job(model, step, validate, data, stage=work.stage.id, phase=phase, seed=seed, restart=restart)
+
+
+def _unroll(model: Any, stack: Stack) -> None:
+    model.unroll(stack.encoders())
+    if hasattr(model, "unroll_back"):  # what has a decoder
+        model.unroll_back(stack.decoders())
 
 
 def _freeze_below(model: Any) -> None:

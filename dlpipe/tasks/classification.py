@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-CHUNK = 4096
-"""Examples that are classified at once; fixed, so that the sums are the same bytes whoever asks."""
+from dlpipe.tasks.base import Examples, Measured, outputs_of
+
+MISTAKES = 20
 
 
 class Classification:
     """Asked of a model that maps inputs [B, ...] to logits [B, classes]; targets are class numbers [B] int64."""
+
+    def outputs(self, features: int, classes: int) -> int:
+        """A logit a class."""
+        return classes
 
     def step(self, model: nn.Module, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Adds the gradient of the batch's mean cross-entropy to `.grad`; returns that loss."""
@@ -24,15 +31,25 @@ class Classification:
         logits = self.logits(model, inputs)
         return {"loss": self.loss(logits, targets), "error": self.error(logits, targets)}
 
-    @torch.no_grad()
+    def measure(self, model: nn.Module, splits: Mapping[str, Examples]) -> Measured:
+        """Error and loss of every split; of the test examples the confusion and the first that are mistaken."""
+        logits = {name: self.logits(model, split.inputs) for name, split in splits.items()}
+        metrics: dict[str, float] = {}
+        for name, values in logits.items():
+            targets = splits[name].targets
+            metrics |= {f"{name}_error": self.error(values, targets), f"{name}_loss": self.loss(values, targets)}
+        test = splits["test"]
+        wrong, labels = _mistakes(logits["test"], test.targets)
+        return Measured(
+            metrics,
+            pictures={"examples_wrong": test.inputs[wrong]},
+            tensors={"examples_wrong_labels": labels},
+            of_each_seed={"confusion": self.confusion(logits["test"], test.targets)},
+        )
+
     def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
         """[N, ...] -> [N, classes], with the model in evaluation mode for as long."""
-        training = model.training
-        model.eval()
-        try:
-            return torch.cat([model(chunk) for chunk in inputs.split(CHUNK)])
-        finally:
-            model.train(training)
+        return outputs_of(model, inputs)
 
     def loss(self, logits: Tensor, targets: Tensor) -> float:
         return float(cross_entropy(logits.double(), targets))
@@ -45,3 +62,10 @@ class Classification:
         classes = logits.shape[1]
         # On the CPU: counting on CUDA has no deterministic form.
         return (targets * classes + logits.argmax(dim=1)).cpu().bincount(minlength=classes**2).reshape(classes, classes)
+
+
+def _mistakes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of the first examples that are classified wrongly, and their [true, predicted] classes."""
+    predicted = logits.argmax(dim=1)
+    wrong = (predicted != targets).nonzero().flatten()[:MISTAKES]
+    return wrong, torch.stack((targets[wrong], predicted[wrong]), dim=1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from dlpipe.artifacts import Stage, Store
 from dlpipe.plan import STAGE_VERSIONS
 from dlpipe.runtime.data import component
-from dlpipe.spec.base import Component
+from dlpipe.spec.base import FAMILIES, Component
 from dlpipe.spec.training import TrainingSpec
 from dlpipe.stages import finetune, pretrain
 
@@ -37,10 +37,12 @@ class Trace:
     what: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     schedule: Mapping[str, Any]
+    task: Mapping[str, Any] = field(default_factory=lambda: {"kind": "classification"})
+    """Of a model; a layer has none."""
 
     @property
     def rule(self) -> str:
-        return "finetune" if self.what["kind"] == "mlp" else "pretrain"
+        return "finetune" if self.what["kind"] in FAMILIES["model"] else "pretrain"
 
     def training(self, rate: float = 1.0) -> dict[str, Any]:
         """`rate` is a factor on the learning rate."""
@@ -51,7 +53,7 @@ class Trace:
         training: Any = TrainingSpec.model_validate(self.training())
         if self.rule == "pretrain":
             return [component("layer", self.what), training.optimizer, training.schedule]
-        task = component("task", {"kind": "classification"})
+        task = component("task", self.task)
         return [component("model", self.what), task, training.optimizer, training.schedule]
 
     def versions(self) -> dict[str, int]:
@@ -63,7 +65,7 @@ class Trace:
         if self.rule == "pretrain":
             spec = {"layer": dict(self.what), "units": 8, "training": training}
             return Stage("pretrain", "golden", spec, {"data": data, "below": []}, (0,), self.versions())
-        phase = {"task": {"kind": "classification"}, "training": training, "train": "all", "select": None}
+        phase = {"task": dict(self.task), "training": training, "train": "all", "select": None}
         spec = {"phase": phase, "model": dict(self.what), "labelled": None}
         return Stage("finetune", "golden", spec, {"data": data, "layers": []}, (0,), self.versions())
 
@@ -120,6 +122,9 @@ TRACES = {
         {**MLP, "init": "glorot_sigmoid"},
         {"kind": "adamw", "weight_decay": 0.1},
         {"kind": "halve_on_plateau", "patience": 1},
+    ),
+    "deep-autoencoder": Trace(
+        {"kind": "deep_autoencoder", "units": [8, 6], "code": 2}, {"kind": "adam"}, CONSTANT, {"kind": "reconstruction"}
     ),
 }
 

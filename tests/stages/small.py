@@ -15,6 +15,7 @@ CLASSES = 3
 SIZES = {"train": 90, "valid": 30, "test": 30}
 SGD = {"kind": "sgd", "learning_rate": 0.1, "momentum": 0.5}
 RBM = {"kind": "rbm"}
+CLASSIFICATION = {"kind": "classification"}
 
 
 def prepared(
@@ -73,9 +74,10 @@ def finetune_stage(
     select: Mapping[str, Any] | None = None,
     seeds: tuple[int, ...] = (0, 1),
     train: str = "all",
+    task: Mapping[str, Any] = CLASSIFICATION,
     **fields: Any,
 ) -> Stage:
-    phase = {"task": {"kind": "classification"}, "training": training(**fields), "train": train, "select": select}
+    phase = {"task": dict(task), "training": training(**fields), "train": train, "select": select}
     spec = {"phase": phase, "model": dict(model or {"kind": "mlp", "units": [8]}), "labelled": labelled}
     inputs: dict[str, Any] = {"data": data, "layers": list(layers)}
     if start is not None:

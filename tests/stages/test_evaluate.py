@@ -15,6 +15,8 @@ from dlpipe.models.mlp import MLP
 from dlpipe.runtime.data import load_weights
 from dlpipe.spec.measures import LogLikelihood
 from dlpipe.stages import evaluate, finetune, pretrain
+from dlpipe.tasks.base import Measured
+from dlpipe.tasks.classification import Classification
 from tests.stages.small import CLASSES, SHAPE, evaluate_stage, finetune_stage, prepared, pretrain_stage
 
 LABELLED = 60
@@ -191,3 +193,47 @@ def test_same_inputs_same_outputs(chain: Chain, tmp_path: Path) -> None:
     again = Chain(store).artifact
     for name in ("metrics.csv", "history.csv", "outputs.safetensors"):
         assert again.manifest["files"][name] == chain.artifact.manifest["files"][name]
+
+
+def test_what_a_task_says_is_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures and tensors of the first seed, what it counts of every seed, its metrics of each; nothing else."""
+    given = [
+        Measured(
+            {"test_wit": float(seed)},
+            pictures={"jokes": torch.full((3, 16), float(seed))},
+            tensors={"names": torch.tensor([seed])},
+            of_each_seed={"laughs": torch.tensor([seed, 7])},
+        )
+        for seed in (0, 1)
+    ]
+    store = Store(tmp_path / "data", tmp_path / "results")
+    phase = finetune_stage(prepared(store))
+    finetune.run(phase, store)
+    answers = iter(given)
+    monkeypatch.setattr(Classification, "measure", lambda *_: next(answers))
+    artifact = evaluate.run(evaluate_stage(phase), store)
+    assert values(artifact) == {(0, "test_wit"): 0.0, (1, "test_wit"): 1.0}
+    outputs = load_file(artifact.path("outputs.safetensors"))
+    assert set(outputs) == {"jokes", "names", "laughs", "filters_finetuned/1"}
+    assert torch.equal(outputs["jokes"], torch.zeros(3, *SHAPE))
+    assert outputs["names"].tolist() == [0]
+    assert outputs["laughs"].tolist() == [[0, 7], [1, 7]]
+
+
+def test_reconstruction_needs_an_output_a_feature_and_no_labels(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data", tmp_path / "results")
+    task = {"kind": "reconstruction", "loss": "squared"}
+    phase = finetune_stage(prepared(store), task=task)
+    finetune.run(phase, store)
+    artifact = evaluate.run(evaluate_stage(phase), store)
+    error = values(artifact)[0, "test_reconstruction_error"]
+    outputs = load_file(artifact.path("outputs.safetensors"))
+    assert set(outputs) == {"reconstruction_inputs", "reconstructions_finetuned", "filters_finetuned/1"}
+    shown = outputs["reconstructions_finetuned"]
+    assert shown.shape == (10, *SHAPE)
+    net = MLP(16, 16, units=[8])
+    load_weights(net, store.read("finetune", phase.id), 0)
+    x = load_file(store.read("prepare", phase.inputs["data"]).path("data.safetensors"))["test.inputs"].flatten(1) / 255
+    with torch.no_grad():
+        assert error == pytest.approx((net(x) - x).square().sum(dim=1).mean().item(), rel=1e-5)  # float32
+        torch.testing.assert_close(shown.flatten(1), net(x)[:10], rtol=1e-5, atol=1e-6)

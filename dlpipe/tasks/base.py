@@ -1,0 +1,66 @@
+"""What every task offers to the stages, whatever it asks of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+CHUNK = 4096
+"""Examples that go through a model at once; fixed, so that the sums are the same bytes whoever asks."""
+
+
+class Examples(Protocol):
+    """A split of the data, not empty."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """[N, features]."""
+
+    @property
+    def targets(self) -> Tensor:
+        """[N] int64: classes."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one seed's model comes to, and what the figures need of it."""
+
+    metrics: dict[str, float]
+    """By name, in the order of the table."""
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+    """[n, features] each, to be shown in the shape of an input; kept of the first seed."""
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """Of any shape; kept of the first seed."""
+    of_each_seed: dict[str, Tensor] = field(default_factory=dict)
+    """Of one shape whatever the seed; kept of every seed, stacked."""
+
+
+class Task(Protocol):
+    """The constructor's arguments are the fields of the task's spec."""
+
+    def outputs(self, features: int, classes: int) -> int:
+        """How many outputs the model needs for it."""
+
+    def step(self, model: nn.Module, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Adds the gradient of the batch's objective to `.grad`; returns scalars for the history."""
+
+    def validate(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Metrics over all examples, with the model in evaluation mode."""
+
+    def measure(self, model: Any, splits: Mapping[str, Examples]) -> Measured:
+        """Of the splits that have examples; `test` is always among them."""
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, inputs: Tensor) -> Tensor:
+    """[N, ...] -> [N, outputs], with the model in evaluation mode for as long."""
+    training = model.training
+    model.eval()
+    try:
+        return torch.cat([model(chunk) for chunk in inputs.split(CHUNK)])
+    finally:
+        model.train(training)
