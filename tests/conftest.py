@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.register_profile("campaign")
         settings.load_profile("campaign")
         config.pluginmanager.register(Campaign())
+    # A shell's background job ignores SIGINT, and so would the programs that tests send it to.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Only `-m gpu` uses a GPU: the other tests mean the same on every machine, and take no device from anybody.
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
