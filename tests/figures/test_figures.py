@@ -200,3 +200,21 @@ def test_dollars_and_backslashes_are_only_text(data: FigureData) -> None:
         drawn = to_svg(picture.figure).decode()
     assert r"$\frac{" in drawn
     assert "<script" not in drawn
+
+
+def test_what_the_trained_model_gives_back_is_the_lowest_row() -> None:
+    """Beside a variant without pretrained layers, which has no row in between."""
+    pictures = {name: np.full((3, 2, 2), shade) for shade, name in enumerate(images.RECONSTRUCTIONS)}
+    pictures = {name: picture / 2 for name, picture in pictures.items()}
+    variants = []
+    for level, names in (("rbm", list(pictures)), ("none", ["reconstruction_inputs", "reconstructions_finetuned"])):
+        variant = VariantData({"pretraining": level}, [])
+        variant.__dict__["output_names"] = names
+        variant.first = pictures.__getitem__  # type: ignore[method-assign]
+        variants.append(variant)
+    data = FigureData({"pretraining": ["rbm", "none"]}, variants)
+    picture = images.draw_reconstructions(data=data, title=None, where={})
+    for place, shades in zip(picture.figure.axes, ([0, 128, 255], [0, 255]), strict=True):
+        sheet = np.asarray(place.images[0].get_array())
+        assert sheet[::3, 0, 0].tolist() == shades
+    assert "Lowest: what the trained model gives back." in picture.caption
