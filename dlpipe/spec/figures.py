@@ -62,3 +62,10 @@ class Confusion(FigureSpec):
 
     implementation: ClassVar[str] = "dlpipe.figures.confusion:draw"
     kind: Literal["confusion"] = "confusion"
+
+
+class Code(FigureSpec):
+    """Test examples in the plane of an autoencoder's code, where that is two wide."""
+
+    implementation: ClassVar[str] = "dlpipe.figures.codes:draw"
+    kind: Literal["code"] = "code"

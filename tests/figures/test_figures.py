@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from dlpipe.figures import comparison, confusion, curves, images
+from dlpipe.figures import codes, comparison, confusion, curves, images
 from dlpipe.figures.canvas import best_columns, to_svg, use_style
 from dlpipe.figures.data import FigureData, NothingToDraw, VariantData, line_axis, showcase
 from dlpipe.figures.defaults import default_figures
@@ -122,6 +122,7 @@ def test_more_than_six_lines_get_more_panels() -> None:
         (images.draw_reconstructions, {"where": {"pretraining": "none"}}, r"no run has reconstructions"),
         (images.draw_mistakes, {"where": {"pretraining": "other"}}, r"no run has examples"),
         (confusion.draw, {"where": {"pretraining": "other"}}, r"no run has a confusion matrix"),
+        (codes.draw, {}, r"no run has a code that is two wide"),
     ],
 )
 def test_what_is_not_there_is_named(data: FigureData, draw, fields: dict, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -200,3 +201,34 @@ def test_dollars_and_backslashes_are_only_text(data: FigureData) -> None:
         drawn = to_svg(picture.figure).decode()
     assert r"$\frac{" in drawn
     assert "<script" not in drawn
+
+
+def test_what_the_trained_model_gives_back_is_the_lowest_row() -> None:
+    """Beside a variant without pretrained layers, which has no row in between."""
+    pictures = {name: np.full((3, 2, 2), shade) for shade, name in enumerate(images.RECONSTRUCTIONS)}
+    pictures = {name: picture / 2 for name, picture in pictures.items()}
+    variants = []
+    for level, names in (("rbm", list(pictures)), ("none", ["reconstruction_inputs", "reconstructions_finetuned"])):
+        variant = VariantData({"pretraining": level}, [])
+        variant.__dict__["output_names"] = names
+        variant.first = pictures.__getitem__  # type: ignore[method-assign]
+        variants.append(variant)
+    data = FigureData({"pretraining": ["rbm", "none"]}, variants)
+    picture = images.draw_reconstructions(data=data, title=None, where={})
+    for place, shades in zip(picture.figure.axes, ([0, 128, 255], [0, 255]), strict=True):
+        sheet = np.asarray(place.images[0].get_array())
+        assert sheet[::3, 0, 0].tolist() == shades
+    assert "Lowest: what the trained model gives back." in picture.caption
+
+
+def test_a_code_in_the_plane_shows_every_example_as_its_class() -> None:
+    outputs = {"code": np.array([[0.0, 1.0], [2.0, -1.0], [4.0, 0.5]]), "code_classes": np.array([2, 0, 2])}
+    variant = VariantData({}, [])
+    variant.__dict__["output_names"] = list(outputs)
+    variant.first = outputs.__getitem__  # type: ignore[method-assign]
+    (place,) = codes.draw(data=FigureData({}, [variant]), title=None, where={}).figure.axes
+    written = [(text.get_text(), text.get_position()) for text in place.texts]
+    assert written == [("2", (0.0, 1.0)), ("0", (2.0, -1.0)), ("2", (4.0, 0.5))]
+    (left, right), (bottom, top) = place.get_xlim(), place.get_ylim()
+    assert left < 0 < 4 < right
+    assert bottom < -1 < 1 < top
