@@ -67,7 +67,7 @@ class Lock:
         raise LockedError(f"{self.path} could not be taken", self.path)
 
     def __exit__(self, *_: object) -> None:
-        if self._read() == self.owner:
+        if read_owner(self.path) == self.owner:
             self.path.unlink(missing_ok=True)
 
     def beat(self) -> None:
@@ -76,14 +76,14 @@ class Lock:
         os.utime(self.path)
 
     def check(self) -> None:
-        holder = self._read()
+        holder = read_owner(self.path)
         if holder != self.owner:
             now = f"was taken over by process {holder['pid']} on {holder['host']}" if holder else "is gone"
             raise LockedError(f"{self.path} {now}; this process stops without writing")
 
     def holder(self) -> Holder | None:
         """Who holds the lock, and whether they live, as far as one can tell from here. Changes nothing."""
-        owner = self._read()
+        owner = read_owner(self.path)
         with contextlib.suppress(FileNotFoundError):
             silent = time.time() - self.path.stat().st_mtime
             return None if owner is None else Holder(owner, self._lives(owner, time.time()), silent)
@@ -98,12 +98,9 @@ class Lock:
     def _held_by(self, owner: Mapping[str, Any]) -> LockedError:
         return LockedError(f"process {owner['pid']} on {owner['host']} is making {self.path.stem}", self.path)
 
-    def _read(self) -> dict[str, Any] | None:
-        return read_owner(self.path)
-
     def _clear_if_dead(self, now: float) -> None:
         """`now` by the clock of the lock's file system."""
-        holder = self._read()
+        holder = read_owner(self.path)
         if holder is not None and self._lives(holder, now):
             raise self._held_by(holder)
         _bury(self.path, holder)

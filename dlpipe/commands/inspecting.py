@@ -10,7 +10,8 @@ import click
 
 from dlpipe.artifacts import ArtifactError, Store
 from dlpipe.cli import NOT_REPRODUCED, OK
-from dlpipe.commands.options import examples, experiment_options, load_plan, store_options
+from dlpipe.commands.basics import examples, store_options
+from dlpipe.commands.options import experiment_options, load_plan
 
 
 @click.command(

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from dlpipe.artifacts import Stage, Store
-from dlpipe.commands.options import examples, experiment_options, load_plan, root_option, store_options
+from dlpipe.commands.basics import examples, store_options
+from dlpipe.commands.options import experiment_options, load_plan, root_option
 from dlpipe.errors import StepError
 from dlpipe.packs import CONTENTS, Index, PackedExperiment
 from dlpipe.progress import say

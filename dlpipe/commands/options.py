@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from dlpipe.artifacts import Stage, Store, read_stage, write_stages
-from dlpipe.commands.basics import examples as examples
-from dlpipe.commands.basics import store_options as store_options
+from dlpipe.commands.basics import store_options
 from dlpipe.errors import StepError
 from dlpipe.plan import EXPERIMENTS, Plan, make_plan
 from dlpipe.spec.variants import find_experiment, load

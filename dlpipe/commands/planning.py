@@ -11,7 +11,8 @@ import click
 
 from dlpipe.artifacts import Stage, Store, read_stage, write_stages
 from dlpipe.changes import History, Reason, explain
-from dlpipe.commands.options import examples, experiment_options, load_plan, root_option
+from dlpipe.commands.basics import examples
+from dlpipe.commands.options import experiment_options, load_plan, root_option
 from dlpipe.plan import Plan
 from dlpipe.spec.variants import load
 

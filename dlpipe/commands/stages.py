@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from dlpipe.artifacts import Store
+from dlpipe.commands.basics import examples
 from dlpipe.commands.making import make_stages
-from dlpipe.commands.options import WHAT, examples, experiment_options, load_plan, stages_to_make
+from dlpipe.commands.options import WHAT, experiment_options, load_plan, stages_to_make
 
 
 def _make(rule: str, **options: Any) -> None:

@@ -16,7 +16,8 @@ import click
 
 from dlpipe.artifacts import Stage, Store, read_stage
 from dlpipe.cli import FAILED, INTERRUPTED, OK
-from dlpipe.commands.options import examples, experiment_options, load_plan
+from dlpipe.commands.basics import examples
+from dlpipe.commands.options import experiment_options, load_plan
 from dlpipe.errors import StepError
 from dlpipe.plan import EXPERIMENTS
 from dlpipe.progress import duration
