@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dlpipe.spec.base import Component, Many, PositiveInt, Probability
+from dlpipe.spec.layers import LayerSpec
 from dlpipe.spec.tasks import Generative, Reconstruction, TaskSpec
 
 
@@ -34,6 +35,10 @@ class ModelSpec(Component):
         """Why this model cannot be trained on such a task; None if it can."""
         if isinstance(task, Generative) and not self.generative:
             return f"a model of kind {self.kind} does not generate its inputs: its task cannot be generative"  # type: ignore[attr-defined]
+        return None
+
+    def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
+        """Why it cannot be unrolled from such a layer at `position`; None if it can."""
         return None
 
     def parameters(self, inputs: int, outputs: int) -> int:
@@ -69,6 +74,15 @@ class Mlp(ModelSpec):
     @property
     def layer_units(self) -> tuple[int, ...]:
         return self.units
+
+    def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
+        """Sigmoid layers may start units of any kind, rectified ones their own; linear ones are for a code."""
+        if layer.activation in ("sigmoid", self.activation):
+            return None
+        advice = (
+            "set model.activation to relu" if layer.activation == "relu" else "a deep_autoencoder has a linear code"
+        )
+        return f"{layer.activation} units are pretrained, those of the perceptron are {self.activation}: {advice}"
 
     def parameters(self, inputs: int, outputs: int) -> int:
         return sum(n * m for n, m in pairwise((inputs, *self.units, outputs)))
