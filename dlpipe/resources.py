@@ -94,8 +94,9 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
     phase, labelled = stage.spec["phase"], stage.spec["labelled"]
     parameters = _model(stage).parameters(features, CLASSES)
     restarts = phase["select"]["best_of"] if phase["select"] else 1
+    trained = 0 if phase["train"] == "none" else restarts
     trained_on = min(trained_on, labelled or trained_on)
-    return _training(stage, phase["training"], trained_on, features, parameters, 6.0 * parameters, restarts)
+    return _training(stage, phase["training"], trained_on, features, parameters, 6.0 * parameters, trained)
 
 
 def _measuring(stage: Stage, parameters: int, features: int, find: Callable[[str], Stage]) -> float:
