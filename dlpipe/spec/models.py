@@ -114,5 +114,15 @@ class DeepAutoencoder(ModelSpec):
             return None
         return f"a deep_autoencoder gives back its input: its task is of kind reconstruction, not {task.slug}"
 
+    def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
+        if position < len(self.units) and layer.activation != "sigmoid":
+            return f"{layer.activation} units are pretrained, those below the code are sigmoid"
+        if position == len(self.units) and layer.activation != "linear":
+            return (
+                f"the code is linear, the units that are pretrained for it {layer.activation}: make pretrain a list "
+                "with a recipe for each layer, the last one's layer {kind: rbm, hidden_units: gaussian}"
+            )
+        return None
+
     def parameters(self, inputs: int, outputs: int) -> int:
         return 2 * sum(n * m for n, m in pairwise((inputs, *self.layer_units)))
