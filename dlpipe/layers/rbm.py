@@ -43,7 +43,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch.nn.functional import logsigmoid, mse_loss
 
 from dlpipe.layers.units import UNITS
 
@@ -251,6 +251,24 @@ class RBM(nn.Module):
     def log_likelihood(self, v: Tensor) -> Tensor:
         """log p(v) in nats (of the density, for Gaussian units), exactly: [B, visible] -> [B]."""
         return -self.free_energy(v) - self.log_partition()
+
+    @torch.no_grad()
+    def pseudo_log_likelihood(self, v: Tensor) -> Tensor:
+        """sum_i log p(v_i | the other v), in nats, for binary visible units (besag1975): [B, visible] -> [B].
+
+        Without Z: p(v_i | the others) = sigmoid(F(v with unit i flipped) - F(v)). A flip moves the hidden units' input
+        by a row of W, so that all of them cost B * visible * hidden, and no matrix product.
+        """
+        if not self.visible_units.binary:
+            raise ValueError("pseudo-likelihood is for binary visible units")
+        field, flips = v @ self.W, 1 - 2 * v
+        own = self.hidden_units.log_normaliser(field, self.hbias)
+        total = torch.zeros_like(own)
+        for i, (row, bias) in enumerate(zip(self.W, self.vbias, strict=True)):
+            flip = flips[..., i]
+            flipped = self.hidden_units.log_normaliser(torch.addcmul(field, flip.unsqueeze(-1), row), self.hbias)
+            total += logsigmoid(own - flipped - flip * bias)
+        return total
 
     def _log_weight(self, h: Tensor) -> Tensor:
         """log of the sum (integral) of exp(-E(v, h)) over v: [B, hidden] -> [B]."""

@@ -53,14 +53,40 @@ class LogLikelihood(MeasureSpec):
         return self.temperatures if isinstance(self.temperatures, tuple) else (self.temperatures,)
 
     def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
-        if not isinstance(subject, Rbm):
-            return f"log_likelihood is a measure of an RBM; what is measured here is of kind {subject.slug}"
-        if subject.hidden_units != "bernoulli":
+        if isinstance(subject, Rbm) and subject.hidden_units != "bernoulli":
             return f"log_likelihood is for binary hidden units; this layer's are {subject.hidden_units}"
-        if subject.visible_units == "bernoulli" and dataset.scaling != "binary":
-            return "binary units give shades of grey no probability: set dataset.scaling to binary"
-        return None
+        return _no_probabilities(self, subject, dataset)
 
     def flops(self, parameters: int) -> float:
         steps = sum(self.counts) * (1 + self.reverse) + self.gibbs_steps * self.reverse
         return 4.0 * parameters * self.chains * steps
+
+
+class PseudoLikelihood(MeasureSpec):
+    """Pseudo-log-likelihood of an RBM with binary visible units, in nats an example (Besag 1975): of each unit given
+    all others, summed. Exact for any size, but no likelihood."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.likelihood:PseudoLikelihood"
+    kind: Literal["pseudo_likelihood"] = "pseudo_likelihood"
+    examples: PositiveInt = Field(1_000, description="so many of each split, evenly spaced; 1,000 take a second")
+
+    def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
+        if isinstance(subject, Rbm) and subject.visible_units != "bernoulli":
+            return f"pseudo_likelihood is for binary visible units; this layer's are {subject.visible_units}"
+        if isinstance(subject, Rbm) and subject.hidden_units == "relu":
+            return "relu units have no free energy, which pseudo_likelihood asks for: take bernoulli or gaussian ones"
+        return _no_probabilities(self, subject, dataset)
+
+    def flops(self, parameters: int) -> float:
+        splits, softplus = 3, 30.0
+        return splits * softplus * parameters * self.examples
+
+
+def _no_probabilities(
+    measure: LogLikelihood | PseudoLikelihood, subject: LayerSpec | ModelSpec, dataset: DatasetSpec
+) -> str | None:
+    if not isinstance(subject, Rbm):
+        return f"{measure.kind} is a measure of an RBM; what is measured here is of kind {subject.slug}"
+    if subject.visible_units == "bernoulli" and dataset.scaling != "binary":
+        return "binary units give shades of grey no probability: set dataset.scaling to binary"
+    return None

@@ -160,6 +160,23 @@ def test_rectified_units_have_no_likelihood() -> None:
     assert set(layer.validate(binary_states(4))) == {"reconstruction_error"}
 
 
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
+def test_pseudo_likelihood_is_that_of_the_conditionals(kind: str) -> None:
+    """From the probabilities of all states: p(v_i | the others) is a share of two of them."""
+    layer = small_rbm(hidden_units=kind)
+    v = binary_states(4)
+    p = (-layer.free_energy(v)).softmax(0).detach().view(2, 2, 2, 2)
+    expected = sum((p / p.sum(unit, keepdim=True)).log() for unit in range(4))
+    torch.testing.assert_close(layer.pseudo_log_likelihood(v), torch.as_tensor(expected).flatten(), **ROUNDING)
+
+
+def test_pseudo_likelihood_is_for_binary_visible_units_with_a_free_energy() -> None:
+    with pytest.raises(ValueError, match="for binary visible units"):
+        small_rbm(visible_units="gaussian").pseudo_log_likelihood(binary_states(4))
+    with pytest.raises(ValueError, match="neither free energy nor likelihood"):
+        small_rbm(hidden_units="relu").pseudo_log_likelihood(binary_states(4))
+
+
 # Noisy rectified linear units
 
 
