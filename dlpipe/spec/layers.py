@@ -59,6 +59,12 @@ class Rbm(LayerSpec):
     cd_steps: PositiveInt = Field(1, description="k of CD-k: Gibbs steps before the negative statistics")
     persistent: bool = Field(False, description="PCD: the chains live on from update to update (Tieleman 2008)")
     chains: PositiveInt = Field(100, description="number of persistent chains; without effect unless persistent")
+    fast_rate: NonNegativeFloat = Field(
+        0.0,
+        description="learning rate of the fast weights that drive the persistent chains (Tieleman and Hinton 2009); "
+        "0: there are none",
+        exclude_if=operator.not_,
+    )
     centred: bool = Field(
         False,
         description="along the gradient of units less their means (Melchior et al. 2016)",
@@ -85,6 +91,12 @@ class Rbm(LayerSpec):
                 f"sparsity is for binary hidden units, whose mean is a probability, not for {self.hidden_units} ones",
                 "sparsity_cost",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fast_weights_drive_chains(self) -> Rbm:
+        if self.fast_rate and not self.persistent:
+            raise misuse("fast weights drive persistent chains: set persistent to true", "fast_rate")
         return self
 
     @property

@@ -78,6 +78,7 @@ TRACES = {
         {"kind": "rbm", "cd_steps": 3, "sparsity_target": 0.1, "sparsity_cost": 0.1}, MOMENTUM, CONSTANT
     ),
     "rbm-pcd": Trace({"kind": "rbm", "persistent": True, "chains": 10}, MOMENTUM, CONSTANT),
+    "rbm-fast": Trace({"kind": "rbm", "persistent": True, "chains": 10, "fast_rate": 0.1}, MOMENTUM, CONSTANT),
     "rbm-centred": Trace({"kind": "rbm", "centred": True, "persistent": True, "chains": 10}, MOMENTUM, CONSTANT),
     "rbm-gaussian": Trace({"kind": "rbm", "visible_units": "gaussian"}, {"kind": "sgd"}, CONSTANT),
     "rbm-linear": Trace({"kind": "rbm", "hidden_units": "gaussian"}, {"kind": "sgd"}, CONSTANT),

@@ -58,6 +58,7 @@ KINDS: dict[str, Callable[[Store], Stage]] = {
     "rbm-linear": rbm(hidden_units="gaussian"),
     "rbm-rectified": rbm(hidden_units="relu", cd_steps=2),
     "rbm-pcd": rbm(persistent=True, chains=10, cd_steps=2),
+    "rbm-fast": rbm(persistent=True, chains=10, fast_rate=0.1),
     "rbm-centred": rbm(centred=True),
     "rbm-second": second_layer,
     "autoencoder-plain": autoencoder(),
