@@ -26,7 +26,7 @@ from dlpipe.runtime.ranks import ALONE, Particles, Ranks
 from dlpipe.runtime.schedules import schedule
 from dlpipe.runtime.stopping import Interrupted, Stopping
 from dlpipe.runtime.streams import stream
-from dlpipe.spec.schedules import HalveOnPlateau
+from dlpipe.spec.schedules import Duration, HalveOnPlateau
 from dlpipe.spec.training import EarlyStopping, TrainingSpec
 
 Scalars = Mapping[str, Tensor]
@@ -140,7 +140,8 @@ class _Loop:
         buffers = dict(job.module.named_buffers(recurse=False))
         self.averaged = [buffers[name] for name in getattr(job.module, "averaged", ()) if name in buffers]
         declared: Any = training.optimizer
-        self.optimizer: Optimizer = declared.load()(self.parameters, **declared.arguments())
+        arguments = {k: self._steps(v) if isinstance(v, Duration) else v for k, v in declared.arguments().items()}
+        self.optimizer: Optimizer = declared.load()(self.parameters, **arguments)
         self.state = State()
         self.best: dict[str, Tensor] = {}
         self.recent: list[tuple[int, Scalars]] = []
@@ -196,7 +197,7 @@ class _Loop:
         if self.training.clip_norm is not None:
             self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.training.clip_norm)
         self.factor = self.schedule(state.step, self.total, self.losses)
-        self.optimizer.step(self.factor)
+        self.optimizer.step(self.factor, state.step)
         self.recent.append((len(indices) * self.ranks.world, scalars))
         state.step += 1
 

@@ -81,6 +81,11 @@ TRACES = {
     "rbm-fast": Trace({"kind": "rbm", "persistent": True, "chains": 10, "fast_rate": 0.1}, MOMENTUM, CONSTANT),
     "rbm-centred": Trace({"kind": "rbm", "centred": True, "persistent": True, "chains": 10}, MOMENTUM, CONSTANT),
     "rbm-gaussian": Trace({"kind": "rbm", "visible_units": "gaussian"}, {"kind": "sgd"}, CONSTANT),
+    "rbm-early-momentum": Trace(
+        {"kind": "rbm"},
+        {"kind": "sgd", "momentum": 0.9, "early_momentum": 0.5, "early_duration": {"epochs": 2.0}},
+        CONSTANT,
+    ),
     "rbm-linear": Trace({"kind": "rbm", "hidden_units": "gaussian"}, {"kind": "sgd"}, CONSTANT),
     "rbm-rectified": Trace({"kind": "rbm", "hidden_units": "relu"}, {"kind": "sgd"}, CONSTANT),
     "autoencoder-tied": Trace({"kind": "autoencoder", "corruption": 0.25}, MOMENTUM, CONSTANT),
