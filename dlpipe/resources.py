@@ -82,9 +82,8 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
     if stage.rule == "evaluate":
         model = _model(stage)
         parameters = model.parameters(features, CLASSES)
-        flops = 2.0 * model.multiplications(features, CLASSES) * examples + len(stage.seeds) * _measuring(
-            stage, features, find
-        )
+        forward = 2.0 * model.multiplications(features, CLASSES) * examples
+        flops = forward + len(stage.seeds) * _measuring(stage, parameters, features, find)
         return Size(examples, features, parameters, len(stage.seeds), flops=flops)
     trained_on = min(examples, dataset.train or examples)
     if stage.rule == "pretrain":
@@ -102,12 +101,13 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
     return _training(stage, phase["training"], trained_on, features, parameters, work, restarts)
 
 
-def _measuring(stage: Stage, features: int, find: Callable[[str], Stage]) -> float:
-    """Operations of one seed that the measures of the lowest layer take."""
-    return sum(
-        _component("measure", declared, MeasureSpec).flops(features, int(find(stage.inputs["layers"][0]).spec["units"]))
-        for declared in stage.spec.get("measures", ())
-    )
+def _measuring(stage: Stage, parameters: int, features: int, find: Callable[[str], Stage]) -> float:
+    """Operations of one seed that the measures take, of the model of so many parameters or of the lowest layer."""
+    measures = [_component("measure", declared, MeasureSpec) for declared in stage.spec.get("measures", ())]
+    if measures and not _model(stage).generative:
+        lowest = find(stage.inputs["layers"][0]).spec
+        parameters = _component("layer", lowest["layer"], LayerSpec).parameters(features, int(lowest["units"]))
+    return float(sum(measure.flops(parameters) for measure in measures))
 
 
 def _training(

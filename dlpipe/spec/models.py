@@ -9,11 +9,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dlpipe.spec.base import Component, Many, PositiveInt, Probability, misuse
-from dlpipe.spec.tasks import Classification, Reconstruction, TaskSpec
+from dlpipe.spec.tasks import Classification, Generative, Reconstruction, TaskSpec
 
 
 class ModelSpec(Component):
     family: ClassVar[str] = "model"
+    generative: ClassVar[bool] = False
+    """Whether it is a model of its inputs, with an objective of its own: what the task `generative` trains."""
     takes_pictures: ClassVar[bool] = False
     """Whether the model is told the `shape` of an input, (height, width, colours), besides its number of features."""
 
@@ -33,6 +35,8 @@ class ModelSpec(Component):
 
     def unfit(self, task: TaskSpec) -> str | None:
         """Why this model cannot be trained on such a task; None if it can."""
+        if isinstance(task, Generative) and not self.generative:
+            return f"a model of kind {self.kind} does not generate its inputs: its task cannot be generative"  # type: ignore[attr-defined]
         return None
 
     def parameters(self, inputs: int, outputs: int) -> int:

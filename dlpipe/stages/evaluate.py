@@ -47,7 +47,7 @@ class Evaluation:
     def __init__(self, stage: Stage, store: Store, device: torch.device) -> None:
         self.stage, self.device = stage, device
         self.data = store.read_or_set_aside("prepare", stage.inputs["data"])
-        self.layers = Layers(store, stage.inputs["layers"], features(self.data))
+        self.layers = Layers(store, stage.inputs["layers"], self.data)
         self.phases = [store.read_or_set_aside("finetune", phase) for phase in stage.inputs["phases"]]
         last = stage.inputs["model"]
         self.model = next((p for p in self.phases if p.stage.id == last), None) or store.read_or_set_aside(
@@ -66,7 +66,6 @@ class Evaluation:
         for seed in self.stage.seeds:
             measured.append(self._measure(seed))
             table += [(seed, metric, value) for metric, value in measured[-1].metrics.items()]
-            table += [(seed, metric, value) for metric, value in self._measured_of_the_layer(seed).items()]
             times.append((seed, "train_seconds", self._seconds(seed)))
         outputs = self._outputs(measured)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in outputs.items()}
@@ -87,18 +86,17 @@ class Evaluation:
         return model.to(self.device).eval()
 
     def _measure(self, seed: int) -> Measured:
+        """What the task measures of the model, and the declared measures of it or of the lowest layer."""
+        model = self._model(seed)
         splits = {name: split for name, split in self.splits.items() if len(split)}
-        return self.task.measure(self._model(seed), splits)
-
-    def _measured_of_the_layer(self, seed: int) -> dict[str, float]:
-        """What the declared measures say of the lowest layer."""
-        found: dict[str, float] = {}
+        measured = self.task.measure(model, splits)
+        model_spec: Any = component("model", self.stage.spec["model"])
         for declared in self.stage.spec.get("measures", ()):
             spec = component("measure", declared)
             measure = spec.load()(**spec.arguments())
-            random = stream(seed, f"evaluate/{spec.kind}", device=self.device)
-            found |= measure(self.layers.stack(seed, self.device).layers[0], self.inputs, random)
-        return found
+            subject = model if model_spec.generative else self.layers.stack(seed, self.device).layers[0]
+            measured |= measure(subject, self.inputs, stream(seed, f"evaluate/{spec.kind}", device=self.device))
+        return measured
 
     def _seconds(self, seed: int) -> float:
         """What this seed's chain of layers and phases took to train."""
