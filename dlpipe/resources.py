@@ -80,8 +80,10 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
     if stage.rule in ("fetch", "prepare"):
         return Size(examples, features)
     if stage.rule == "evaluate":
-        parameters = _model(stage).parameters(features, CLASSES)
-        flops = 2.0 * parameters * examples + len(stage.seeds) * _measuring(stage, parameters, features, find)
+        model = _model(stage)
+        parameters = model.parameters(features, CLASSES)
+        forward = 2.0 * model.multiplications(features, CLASSES) * examples
+        flops = forward + len(stage.seeds) * _measuring(stage, parameters, features, find)
         return Size(examples, features, parameters, len(stage.seeds), flops=flops)
     trained_on = min(examples, dataset.train or examples)
     if stage.rule == "pretrain":
@@ -92,10 +94,11 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
         work = 2.0 * layer.products * parameters
         return _training(stage, stage.spec["training"], trained_on, features + visible, parameters, work)
     phase, labelled = stage.spec["phase"], stage.spec["labelled"]
-    parameters = _model(stage).parameters(features, CLASSES)
+    model = _model(stage)
+    parameters, work = model.parameters(features, CLASSES), 6.0 * model.multiplications(features, CLASSES)
     restarts = phase["select"]["best_of"] if phase["select"] else 1
     trained_on = min(trained_on, labelled or trained_on)
-    return _training(stage, phase["training"], trained_on, features, parameters, 6.0 * parameters, restarts)
+    return _training(stage, phase["training"], trained_on, features, parameters, work, restarts)
 
 
 def _measuring(stage: Stage, parameters: int, features: int, find: Callable[[str], Stage]) -> float:

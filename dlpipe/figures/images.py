@@ -138,9 +138,12 @@ def _show(place: Any, pixels: np.ndarray) -> None:
 
 
 def as_pictures(tensor: np.ndarray) -> np.ndarray:
-    """[n, *shape] as [n, H, W] (grey) or [n, H, W, 3]; a flat shape becomes a square, or a strip if it is none."""
+    """[n, *shape] as [n, H, W] (grey) or [n, H, W, 3]; a flat shape becomes a square, or a strip if it is none.
+
+    Colours are the last axis if it can be one, as in the data, or else the first.
+    """
     n, shape = len(tensor), tensor.shape[1:]
-    if len(shape) == 3 and shape[0] in (1, 3):
+    if len(shape) == 3 and shape[0] in (1, 3) and shape[-1] not in (1, 3):
         tensor, shape = np.moveaxis(tensor, 1, -1), (*shape[1:], shape[0])
     if len(shape) == 3 and shape[-1] == 1:
         return tensor[..., 0]

@@ -201,6 +201,8 @@ def _asks(claim: Claim) -> str:
     text = metric_name(claim.metric) + (f" ({unit})" if unit else "")
     if claim.compare is not None and claim.against is not None:
         text += f": {levels_text(claim.compare)} against {levels_text(claim.against)}, paired by seed"
+    if claim.better_than is not None:
+        text += f" against {metric_name(claim.better_than)}, of the same runs"
     if claim.grows is not None:
         text += f"; gain at {claim.grows.axis} {claim.grows.end} less gain at {claim.grows.axis} {claim.grows.start}"
     if claim.where:
@@ -218,10 +220,12 @@ def _papers_value(claim: Claim) -> str:
 
 
 def _claim_columns(claim: Claim) -> list[str]:
-    if claim.compare is None or claim.against is None:
+    if claim.value is not None:
         return ["ours"]
     end = f", {claim.grows.axis} {claim.grows.end}" if claim.grows is not None else ""
-    sides = [", ".join(side.values()) + end for side in (claim.compare, claim.against)]
+    sides = [", ".join(side.values()) + end for side in (claim.compare, claim.against) if side is not None]
+    if claim.better_than is not None:
+        sides = [metric_name(claim.metric), metric_name(claim.better_than)]
     unit = difference_unit(claim.metric)
     return [*sides, f"{'growth' if claim.grows is not None else 'gain'}{f' ({unit})' if unit else ''}"]
 
@@ -254,7 +258,7 @@ def interval_text(result: Estimate | None, places: int) -> str:
 def _variant_table(evidence: Evidence, judgements: Sequence[Judgement]) -> dict[str, Any]:
     """Axes, then the metrics that matter with interval, n and time."""
     known = set(evidence.results().metrics())
-    wanted = dict.fromkeys(["test_error", *(j.claim.metric for j in judgements), "valid_error"])
+    wanted = dict.fromkeys(["test_error", *_judged(judgements), "valid_error"])
     metrics = [metric for metric in wanted if metric in known and metric != "train_seconds"][:MOST_SINGLE_METRICS]
     axes = list(evidence.axes)
     return {
@@ -262,6 +266,11 @@ def _variant_table(evidence: Evidence, judgements: Sequence[Judgement]) -> dict[
         "metrics": [(metric_name(metric), metric_unit(metric)) for metric in metrics],
         "rows": [_variant_row(variant, axes, metrics, evidence) for variant in evidence.variants],
     }
+
+
+def _judged(judgements: Sequence[Judgement]) -> list[str]:
+    """The metrics that the claims speak of."""
+    return [metric for judgement in judgements for metric in (judgement.claim.metric, judgement.claim.other_metric)]
 
 
 def _variant_row(

@@ -46,6 +46,16 @@ def features(data: Artifact) -> int:
     return math.prod(data.extra["input_shape"])
 
 
+def picture_shape(data: Artifact) -> tuple[int, int, int]:
+    """Height, width and colours of an input. Raises ArtifactError when the examples are no pictures."""
+    shape = tuple(data.extra["input_shape"])
+    if len(shape) == 2:
+        return (*shape, 1)
+    if len(shape) != 3:
+        raise ArtifactError(f"the model looks at pictures; an example of {data.stage.id} has the shape {list(shape)}")
+    return shape
+
+
 def component(family: str, declared: Mapping[str, Any]) -> Component:
     """The spec of a component as a stage document declares it. Raises ArtifactError for a kind that is not known."""
     try:
@@ -123,9 +133,11 @@ def declared_task(declared: Mapping[str, Any]) -> Any:
 def build_model(declared: Mapping[str, Any], task: Any, data: Artifact) -> nn.Module:
     """The model that is declared, with as many outputs as the task needs on that data."""
     visible = features(data)
-    return build(
-        component("model", declared), inputs=visible, outputs=task.outputs(visible, len(data.extra["classes"]))
-    )
+    spec: Any = component("model", declared)
+    context: dict[str, Any] = {"inputs": visible, "outputs": task.outputs(visible, len(data.extra["classes"]))}
+    if spec.takes_pictures:
+        context["shape"] = picture_shape(data)
+    return build(spec, **context)
 
 
 def build_layer(declared: Mapping[str, Any], visible: int, hidden: int, data: Artifact) -> nn.Module:

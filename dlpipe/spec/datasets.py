@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -39,11 +40,29 @@ class DatasetSpec(Component):
         description="unit: into [0, 1]; standard: zero mean and unit variance a feature, over the training examples; "
         "binary: 1 above the middle of the scale, else 0",
     )
+    # Neither is part of a digest where it is not used, as before there were any.
+    variation: Literal["rotated", "random_background"] | None = Field(
+        None,
+        description="of square pictures in grey (Larochelle et al. 2007), drawn by the split_seed; "
+        "rotated: by any angle; random_background: before one of noise",
+        exclude_if=operator.not_,
+    )
+    pooled: bool = Field(
+        False,
+        description="put the source's training and test part together before they are split; then say `test`",
+        exclude_if=operator.not_,
+    )
 
     @model_validator(mode="after")
     def _labelled_are_some_of_train(self) -> DatasetSpec:
         if self.train is not None and self.labelled is not None and self.labelled > self.train:
             raise misuse(f"labelled ({self.labelled}) are some of train ({self.train}), not more", "labelled")
+        return self
+
+    @model_validator(mode="after")
+    def _pooled_leaves_no_test_part(self) -> DatasetSpec:
+        if self.pooled and self.test is None:
+            raise misuse("pooled leaves no test part: say how many examples to hold out, as `test: 10000`", "pooled")
         return self
 
     def extent(self) -> tuple[int, int]:
@@ -55,9 +74,9 @@ class DatasetSpec(Component):
 
     @property
     def slug(self) -> str:
-        """For the names of artifacts, such as `mnist-10000`."""
-        size = "" if self.train is None else f"-{self.train}"
-        return f"{self.kind}{size}"
+        """For the names of artifacts, such as `mnist-10000` or `mnist-rotated-10000`."""
+        parts = (self.kind, self.variation and self.variation.replace("_", "-"), self.train)
+        return "-".join(str(part) for part in parts if part is not None)
 
 
 class Digits(DatasetSpec):

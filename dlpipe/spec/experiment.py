@@ -106,6 +106,9 @@ class Experiment(Spec):
     def _recipes_reach_the_top(self) -> Experiment:
         if isinstance(self.pretrain, tuple) and len(self.pretrain) < len(self.layer_units):
             raise misuse(f"pretrain has {len(self.pretrain)} recipes for {len(self.layer_units)} layers", "pretrain")
+        if self.pretrain is not None and self.model.takes_pictures:
+            message = f"pretrain trains fully connected layers, and a {self.model.kind} has none: leave it out"
+            raise misuse(message, "pretrain")
         if self.phases == ():
             raise misuse("finetune needs at least one phase", "finetune")
         if self.start is not None and self.pretrain is not None:

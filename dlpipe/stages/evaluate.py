@@ -114,18 +114,20 @@ class Evaluation:
     def _outputs(self, measured: Sequence[Measured]) -> dict[str, Tensor]:
         """For the figures: what the first seed has to show, and what the task counts in every seed."""
         first, seed = measured[0], self.stage.seeds[0]
-        pictures = self._pictures(self._model(seed), self.layers.stack(seed, self.device)) | first.pictures
+        model = self._model(seed)
+        pictures = self._pictures(model, self.layers.stack(seed, self.device)) | first.pictures
         shape = self.data.extra["input_shape"]
         shaped = {name: picture.reshape(len(picture), *shape) for name, picture in pictures.items()}
         stacked = {name: torch.stack([each.of_each_seed[name] for each in measured]) for name in first.of_each_seed}
-        return {**shaped, **first.tensors, **stacked}
+        small = {"filters_finetuned/1": model.filters()[:FILTERS]} if hasattr(model, "filters") else {}
+        return {**shaped, **small, **first.tensors, **stacked}
 
     def _pictures(self, model: Any, stack: Stack) -> dict[str, Tensor]:
         """Filters, and reconstructions by the pretrained layers: [n, features] each."""
         test = self.splits["test"]
         pictures = {f"filters/{k}": filters for k, filters in enumerate(_projected(stack), start=1)}
         first = next((p for p in model.parameters() if p.ndim == 2 and p.shape[0] == features(self.data)), None)
-        if first is not None:
+        if first is not None and not hasattr(model, "filters"):  # whose filters are smaller than an input
             pictures["filters_finetuned/1"] = first.detach().T[:FILTERS]
         if stack.layers:
             pictures["reconstruction_inputs"] = test.inputs[:RECONSTRUCTIONS]

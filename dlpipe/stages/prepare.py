@@ -16,6 +16,7 @@ from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.datasets.examples import Examples
 from dlpipe.datasets.sources import DataError, Dataset, dataset_spec
 from dlpipe.datasets.splits import choose_test, split
+from dlpipe.datasets.variations import vary
 from dlpipe.spec.datasets import DatasetSpec
 
 DATA = "data.safetensors"
@@ -32,6 +33,8 @@ def run(stage: Stage, store: Store) -> Artifact:
     dataset: type[Dataset] = spec.load()
     with store.make(stage) as draft:
         examples = dataset.parse(raw.folder, spec)
+        if spec.variation:
+            examples = vary(examples, spec.variation, spec.split_seed)
         parts = split_examples(examples, spec, dataset.default_test)
         scale = examples.scale
         if spec.scaling == "standard":
@@ -56,6 +59,8 @@ def split_examples(examples: Examples, spec: DatasetSpec, default_test: int | No
 
     A source without a test part gives up `spec.test` (or `default_test`) of its training part.
     """
+    if spec.pooled:
+        examples = pool(examples)
     valid_size = spec.valid or 0
     inputs, targets = examples.inputs, examples.targets
     if examples.test_inputs is not None and examples.test_targets is not None:
@@ -76,6 +81,15 @@ def split_examples(examples: Examples, spec: DatasetSpec, default_test: int | No
         "test.inputs": test_inputs,
         "test.targets": test_targets,
     }
+
+
+def pool(examples: Examples) -> Examples:
+    """The test part put behind the training part. Raises DataError when there is none."""
+    if examples.test_inputs is None or examples.test_targets is None:
+        raise DataError("pooled: this data set has no test part of its own; leave it out")
+    inputs = np.concatenate((examples.inputs, examples.test_inputs))
+    targets = np.concatenate((examples.targets, examples.test_targets))
+    return Examples(inputs, targets, examples.classes, examples.scale)
 
 
 def standardise(parts: dict[str, np.ndarray], scale: float) -> dict[str, np.ndarray]:

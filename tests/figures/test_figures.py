@@ -158,6 +158,8 @@ def test_mosaic_puts_every_pixel_where_it_belongs() -> None:
         ((1, 4, 5), (4, 5)),
         ((3, 4, 5), (4, 5, 3)),
         ((4, 5, 3), (4, 5, 3)),
+        ((3, 3, 1), (3, 3)),
+        ((3, 5, 3), (3, 5, 3)),
     ],
 )
 def test_any_input_shape_becomes_a_picture(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -134,6 +134,17 @@ TRACES = {
     "deep-autoencoder": Trace(
         {"kind": "deep_autoencoder", "units": [8, 6], "code": 2}, {"kind": "adam"}, CONSTANT, {"kind": "reconstruction"}
     ),
+    "convolutional-autoencoder": Trace(
+        {"kind": "convolutional_autoencoder", "channels": [6, 2], "kernel": 3},
+        {"kind": "adam"},
+        CONSTANT,
+        {"kind": "reconstruction"},
+    ),
+    "convolutional-classifier": Trace(
+        {"kind": "convolutional_classifier", "channels": [6, 4], "kernel": 3, "activation": "tanh"},
+        {"kind": "adam"},
+        CONSTANT,
+    ),
 }
 
 
