@@ -142,6 +142,19 @@ class RBM(nn.Module):
         """One step of Gibbs sampling from h [B, hidden]: the means of the new h and a sample of it."""
         return self.sample_h_given_v(self.sample_v_given_h(h, generator)[1], generator)
 
+    @torch.no_grad()
+    def sample(self, count: int, gibbs_steps: int, generator: torch.Generator) -> Tensor:
+        """Fantasies: means of the visible units after so many steps of Gibbs sampling, [count, visible].
+
+        The chains go on from the persistent ones, again and again where they are fewer; else from hidden units that are
+        on with probability one half.
+        """
+        half = self.hbias.new_full((count, len(self.hbias)), 0.5)
+        h = self.chains[torch.arange(count) % len(self.chains)] if self.persistent else bernoulli(half, generator)
+        for _ in range(gibbs_steps - 1):
+            h = self.gibbs_hvh(h, generator)[1]
+        return self.propdown(h)
+
     # Learning
 
     @torch.no_grad()

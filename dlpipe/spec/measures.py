@@ -62,3 +62,20 @@ class LogLikelihood(MeasureSpec):
     def flops(self, parameters: int) -> float:
         steps = sum(self.counts) * (1 + self.reverse) + self.gibbs_steps * self.reverse
         return 4.0 * parameters * self.chains * steps
+
+
+class Fantasies(MeasureSpec):
+    """What the model takes for data, for the figure `fantasies`: means of the visible units after Gibbs sampling."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.fantasies:Fantasies"
+    kind: Literal["fantasies"] = "fantasies"
+    count: PositiveInt = Field(20, description="pictures; so many of each class where the model knows classes")
+    gibbs_steps: PositiveInt = Field(1_000, description="from where the chains begin")
+
+    def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
+        if isinstance(subject, ModelSpec) or subject.samples:  # a model is asked only if it is generative
+            return None
+        return f"fantasies are drawn from a model of the data; what is measured here is of kind {subject.slug}"
+
+    def flops(self, parameters: int) -> float:
+        return 4.0 * parameters * self.count * self.gibbs_steps
