@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from dlpipe.figures.data import FigureData
-from dlpipe.spec.figures import Code, Comparison, Confusion, Curves, FigureSpec, Filters, Mistakes, Reconstructions
+from dlpipe.spec.figures import (
+    Code,
+    Comparison,
+    Confusion,
+    Curves,
+    Fantasies,
+    FigureSpec,
+    Filters,
+    Mistakes,
+    Reconstructions,
+)
 
 
 def default_figures(data: FigureData) -> list[FigureSpec]:
@@ -22,6 +32,7 @@ def default_figures(data: FigureData) -> list[FigureSpec]:
     wanted: list[tuple[str, FigureSpec]] = [
         ("filters", Filters()),
         ("reconstruction_inputs", Reconstructions()),
+        ("fantasies", Fantasies()),
         ("code", Code()),
         ("confusion", Confusion()),
         ("examples_wrong", Mistakes()),

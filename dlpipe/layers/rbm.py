@@ -167,6 +167,21 @@ class RBM(Conditionals, nn.Module):
         if self.persistent:
             self.chains.copy_(self.hidden_units.mean_and_sample(torch.zeros_like(self.chains), generator)[1])
 
+    @torch.no_grad()
+    def sample(self, count: int, gibbs_steps: int, generator: torch.Generator) -> Tensor:
+        """Fantasies: means of the visible units after so many steps of Gibbs sampling, [count, visible].
+
+        The chains go on from the persistent ones, again and again where they are fewer; else from hidden units with no
+        input.
+        """
+        if self.persistent:
+            h = self.chains[torch.arange(count, device=self.W.device) % len(self.chains)]
+        else:
+            _, h = self.hidden_units.mean_and_sample(self.W.new_zeros(count, self.W.shape[1]), generator)
+        for _ in range(gibbs_steps - 1):
+            h = self.gibbs_hvh(h, generator)[1]
+        return self.propdown(h)
+
     # Learning
 
     @torch.no_grad()

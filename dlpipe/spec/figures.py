@@ -50,6 +50,13 @@ class Reconstructions(FigureSpec):
     kind: Literal["reconstructions"] = "reconstructions"
 
 
+class Fantasies(FigureSpec):
+    """What a model takes for data, by the measure `fantasies`: samples of an RBM or of a generative model."""
+
+    implementation: ClassVar[str] = "dlpipe.figures.images:draw_fantasies"
+    kind: Literal["fantasies"] = "fantasies"
+
+
 class Mistakes(FigureSpec):
     """Test examples that are classified wrongly, with their class and the one they were taken for."""
 

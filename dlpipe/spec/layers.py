@@ -12,6 +12,8 @@ from dlpipe.spec.base import Component, NonNegativeFloat, PositiveFloat, Positiv
 
 class LayerSpec(Component):
     family: ClassVar[str] = "layer"
+    samples: ClassVar[bool] = False
+    """Whether it is a model of its inputs that can be sampled from."""
 
     @property
     def slug(self) -> str:
@@ -46,6 +48,7 @@ class Rbm(LayerSpec):
     """Restricted Boltzmann machine: contrastive divergence (Hinton 2002) or persistent chains (Tieleman 2008)."""
 
     implementation: ClassVar[str] = "dlpipe.layers.rbm:RBM"
+    samples: ClassVar[bool] = True
     kind: Literal["rbm"] = "rbm"
     visible_units: Literal["bernoulli", "gaussian"] = Field(
         "bernoulli", description="gaussian: unit variance, for standardised data"

@@ -82,6 +82,23 @@ class PseudoLikelihood(MeasureSpec):
         return splits * softplus * parameters * self.examples
 
 
+class Fantasies(MeasureSpec):
+    """What the model takes for data, for the figure `fantasies`: means of the visible units after Gibbs sampling."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.fantasies:Fantasies"
+    kind: Literal["fantasies"] = "fantasies"
+    count: PositiveInt = Field(20, description="pictures; so many of each class where the model knows classes")
+    gibbs_steps: PositiveInt = Field(1_000, description="from where the chains begin")
+
+    def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
+        if isinstance(subject, ModelSpec) or subject.samples:  # a model is asked only if it is generative
+            return None
+        return f"fantasies are drawn from a model of the data; what is measured here is of kind {subject.slug}"
+
+    def flops(self, parameters: int) -> float:
+        return 4.0 * parameters * self.count * self.gibbs_steps
+
+
 def _no_probabilities(
     measure: LogLikelihood | PseudoLikelihood, subject: LayerSpec | ModelSpec, dataset: DatasetSpec
 ) -> str | None:

@@ -692,3 +692,19 @@ def test_samples_have_the_conditionals_moments() -> None:
 def test_defaults_are_those_of_the_spec() -> None:
     defaults = {n: p.default for n, p in inspect.signature(RBM).parameters.items() if p.kind is p.KEYWORD_ONLY}
     assert defaults == Rbm().arguments()
+
+
+def test_fantasies_have_the_exact_marginals() -> None:
+    layer = small_rbm(5, 3)
+    v = binary_states(5)
+    probabilities = torch.exp(layer.log_likelihood(v)).to(v)
+    fantasies = layer.sample(20_000, 60, generator())
+    error = fantasies.std(dim=0) / math.sqrt(len(fantasies))
+    assert ((fantasies.mean(dim=0) - probabilities @ v).abs() < 5 * error).all()
+
+
+def test_fantasies_go_on_from_the_persistent_chains() -> None:
+    layer = RBM(4, 3, persistent=True, chains=2)
+    layer.initialise(torch.full((4,), 0.5), generator())
+    layer.chains.copy_(torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 1.0]]))
+    assert torch.equal(layer.sample(5, 1, generator()), layer.propdown(layer.chains[[0, 1, 0, 1, 0]]))

@@ -121,6 +121,7 @@ def test_more_than_six_lines_get_more_panels() -> None:
         (images.draw_filters, {"where": {"pretraining": "other"}}, r"no run has filters"),
         (images.draw_reconstructions, {"where": {"pretraining": "none"}}, r"no run has reconstructions"),
         (images.draw_mistakes, {"where": {"pretraining": "other"}}, r"no run has examples"),
+        (images.draw_fantasies, {}, r"no run has fantasies; declare"),
         (confusion.draw, {"where": {"pretraining": "other"}}, r"no run has a confusion matrix"),
         (codes.draw, {}, r"no run has a code that is two wide"),
     ],
@@ -221,6 +222,17 @@ def test_what_the_trained_model_gives_back_is_the_lowest_row() -> None:
         sheet = np.asarray(place.images[0].get_array())
         assert sheet[::3, 0, 0].tolist() == shades
     assert "Lowest: what the trained model gives back." in picture.caption
+
+
+def test_fantasies_stand_in_rows_of_ten() -> None:
+    """With labels ten of each class, so that a row is a class."""
+    variant = VariantData({}, [])
+    variant.__dict__["output_names"] = ["fantasies"]
+    variant.first = lambda name: np.repeat(np.arange(3) / 2, 10).reshape(30, 1, 1) * np.ones((1, 2, 2))  # type: ignore[method-assign]
+    (place,) = images.draw_fantasies(data=FigureData({}, [variant]), title=None, where={}).figure.axes
+    sheet = np.asarray(place.images[0].get_array())
+    assert sheet.shape == (3 * 3 - 1, 10 * 3 - 1, 4)
+    assert sheet[::3, ::3, 0].tolist() == [[0] * 10, [128] * 10, [255] * 10]
 
 
 def test_a_code_in_the_plane_shows_every_example_as_its_class() -> None:

@@ -13,7 +13,8 @@ from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.layers.rbm import RBM
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime.data import load_weights
-from dlpipe.spec.measures import LogLikelihood
+from dlpipe.runtime.streams import stream
+from dlpipe.spec.measures import Fantasies, LogLikelihood
 from dlpipe.stages import evaluate, finetune, pretrain
 from dlpipe.tasks.base import Measured
 from dlpipe.tasks.classification import Classification
@@ -98,6 +99,21 @@ def test_measures_of_the_lowest_layer_join_the_metrics(tmp_path: Path) -> None:
             assert with_measures[seed, f"{split}_log_likelihood"] == pytest.approx(exact, abs=1e-4)
         assert with_measures[seed, "log_partition"] == pytest.approx(float(rbm.log_partition()), abs=1e-6)
     assert len(with_measures) == len(without) + 2 * 4
+
+
+def test_fantasies_are_pictures_of_the_first_seeds_layer(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data", tmp_path / "results")
+    layer = pretrain_stage(data := prepared(store))
+    pretrain.run(layer, store)
+    phase = finetune_stage(data, (layer.id,))
+    finetune.run(phase, store)
+    plain = evaluate_stage(phase, (layer.id,))
+    declared = Fantasies(count=7, gibbs_steps=5).model_dump(mode="json")
+    stage = Stage(plain.rule, plain.name, {**plain.spec, "measures": [declared]}, plain.inputs, plain.seeds, {})
+    fantasies = load_file(evaluate.run(stage, store).path("outputs.safetensors"))["fantasies"]
+    rbm = RBM(16, 8)
+    load_weights(rbm, store.read("pretrain", layer.id), 0)
+    torch.testing.assert_close(fantasies, rbm.sample(7, 5, stream(0, "evaluate/fantasies")).reshape(7, *SHAPE))
 
 
 def values(artifact: Artifact) -> dict[tuple[int, str], float]:
