@@ -231,7 +231,7 @@ class _Chain:
                 ("units",): ("model", *self.experiment.model.layer_field(position)),
                 ("training",): where,
             },
-            spec={"layer": recipe.layer.model_dump(mode="json"), "units": units, "training": _training(recipe)},
+            spec={"layer": recipe.layer.model_dump(mode="json"), "units": units, "training": training_fields(recipe)},
             inputs={"data": self.data, "below": list(self.layers)},
             seeds=self.seeds,
         )
@@ -241,7 +241,7 @@ class _Chain:
         spec = {
             "phase": {
                 "task": phase.task.model_dump(mode="json"),
-                "training": _training(phase),
+                "training": training_fields(phase),
                 "train": phase.train,
                 "select": phase.select.model_dump(mode="json") if phase.select else None,
             },
@@ -304,13 +304,6 @@ class _Chain:
             inputs=inputs,
             seeds=self.seeds,
         )
-
-
-def _training(phase: Any) -> dict[str, Any]:
-    return {
-        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-        for name, value in training_fields(phase).items()
-    }
 
 
 def _components(value: Any) -> Iterator[Component]:

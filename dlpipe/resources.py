@@ -21,6 +21,7 @@ from dlpipe.spec.layers import LayerSpec
 from dlpipe.spec.measures import MeasureSpec
 from dlpipe.spec.models import ModelSpec
 from dlpipe.spec.schedules import Duration
+from dlpipe.spec.selection import Select
 
 ON_A_DEVICE = frozenset({"pretrain", "finetune", "evaluate"})
 CLASSES = 10
@@ -93,9 +94,9 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
         return _training(stage, stage.spec["training"], trained_on, features + visible, parameters, work)
     phase, labelled = stage.spec["phase"], stage.spec["labelled"]
     parameters = _model(stage).parameters(features, CLASSES)
-    restarts = phase["select"]["best_of"] if phase["select"] else 1
+    tries = Select.model_validate(phase["select"]).tries if phase["select"] else 1
     trained_on = min(trained_on, labelled or trained_on)
-    return _training(stage, phase["training"], trained_on, features, parameters, 6.0 * parameters, restarts)
+    return _training(stage, phase["training"], trained_on, features, parameters, 6.0 * parameters, tries)
 
 
 def _measuring(stage: Stage, features: int, find: Callable[[str], Stage]) -> float:
@@ -113,10 +114,10 @@ def _training(
     features: int,
     parameters: int,
     flops_an_example: float,
-    restarts: int = 1,
+    tries: int = 1,
 ) -> Size:
     batch = min(training["batch_size"], examples)
-    steps = Duration.model_validate(training["duration"]).in_steps(examples, batch) * len(stage.seeds) * restarts
+    steps = Duration.model_validate(training["duration"]).in_steps(examples, batch) * len(stage.seeds) * tries
     a_step = flops_an_example * batch
     return Size(examples, features, parameters, len(stage.seeds), steps, a_step * steps, a_step)
 

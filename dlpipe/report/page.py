@@ -35,7 +35,7 @@ from dlpipe.report.units import (
     with_unit,
 )
 from dlpipe.spec.base import Component
-from dlpipe.spec.claims import Claim
+from dlpipe.spec.claims import DIVERGED, Claim
 
 TEMPLATES = Path(__file__).with_name("templates")
 FORMAT = 1
@@ -269,12 +269,14 @@ def _variant_row(
 ) -> dict[str, Any]:
     first = variant.values.get(metrics[0], {}) if metrics else {}
     missing = len(evidence.loaded.seeds) - sum(seed in first for seed in evidence.loaded.seeds)
+    diverged = sum(map(int, variant.values.get(DIVERGED, {}).values()))
     seconds = [value for value in variant.values.get("train_seconds", {}).values() if math.isfinite(value)]
     return {
         "levels": [variant.levels[axis] for axis in axes],
         "cells": [_cell(variant.values.get(metric, {}), metric) for metric in metrics],
         "n": len(first),
-        "missing": missing,
+        "missing": missing - diverged,
+        "diverged": diverged,
         "seconds": math.fsum(seconds) / len(seconds) if seconds else None,
     }
 

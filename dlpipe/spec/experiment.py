@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from dlpipe.spec import datasets, figures, layers, measures, models, tasks
 from dlpipe.spec.base import Example, Many, NonNegativeInt, OneOrMany, PositiveInt, Spec, misuse, one_of
 from dlpipe.spec.claims import Claim, Level, Levels, Scale
-from dlpipe.spec.training import TrainingSpec
+from dlpipe.spec.selection import Select, Settings, with_settings
+from dlpipe.spec.training import TrainingSpec, training_fields
 
 if TYPE_CHECKING:
     Dataset = datasets.DatasetSpec
@@ -39,13 +41,6 @@ class Pretrain(TrainingSpec):
     layer: Layer
 
 
-class Select(Spec):
-    """A choice inside a stage, part of the record: the best of several restarts of each seed."""
-
-    best_of: PositiveInt
-    by: str = Field("train_loss", description="metric of the last row of history.csv; lower is better")
-
-
 class Phase(TrainingSpec):
     """One phase of fine-tuning: of the whole model, or of its output layer."""
 
@@ -54,6 +49,26 @@ class Phase(TrainingSpec):
         "all", description="top: the output layer alone, on what is pretrained as it is (a linear probe)"
     )
     select: Select | None = None
+
+    @model_validator(mode="after")
+    def _every_setting_is_a_training(self) -> Phase:
+        for settings in self.select.settings if self.select is not None else ():
+            try:
+                TrainingSpec.model_validate(with_settings(training_fields(self), settings))
+            except KeyError as error:
+                raise misuse(f"the training has no {error.args[0]}", "select", "grid", error.args[0]) from None
+            except ValidationError as error:
+                raise _not_a_training(error, settings) from None
+        return self
+
+
+def _not_a_training(error: ValidationError, settings: Settings) -> PydanticCustomError:
+    first = error.errors(include_url=False)[0]
+    field = str(first["loc"][-1])
+    path = next((path for path in settings if path.split(".")[-1] == field), next(iter(settings)))
+    if first["type"] == "extra_forbidden":
+        return misuse(f"the training has no {path}", "select", "grid", path)
+    return misuse(f"{path} cannot be {settings[path]}: {first['msg'].lower()}", "select", "grid", path)
 
 
 class From(Spec):
