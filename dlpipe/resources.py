@@ -101,10 +101,11 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
 
 def _measuring(stage: Stage, features: int, find: Callable[[str], Stage]) -> float:
     """Operations of one seed that the measures of the lowest layer take."""
-    return sum(
-        _component("measure", declared, MeasureSpec).flops(features, int(find(stage.inputs["layers"][0]).spec["units"]))
-        for declared in stage.spec.get("measures", ())
-    )
+    measures = [_component("measure", declared, MeasureSpec) for declared in stage.spec.get("measures", ())]
+    if all(measure.of == "history" for measure in measures):
+        return 0.0
+    units = int(find(stage.inputs["layers"][0]).spec["units"])
+    return float(sum(measure.flops(features, units) for measure in measures))
 
 
 def _training(

@@ -100,7 +100,7 @@ class Experiment(Spec):
     )
     finetune: OneOrMany[Phase] = Field(description="one phase, or a list of phases in their order")
     measures: Annotated[tuple[Measure, ...], Many] = Field(
-        (), description="what evaluate measures of the lowest pretrained layer, besides the errors of the model"
+        (), description="what evaluate measures of the lowest pretrained layer or of the history, besides the errors"
     )
     axes: dict[str, dict[Level, Patch]] = Field(
         default_factory=dict, description="the comparison: axes, their levels, each a patch"
@@ -142,6 +142,8 @@ class Experiment(Spec):
         for position, measure in enumerate(self.measures):
             if measure.kind in kinds[:position]:
                 raise misuse(f"{measure.kind} is among the measures twice", "measures", position)
+            if measure.of == "history":
+                continue
             if not self.layer_units:
                 message = f"{measure.kind} is a measure of the lowest pretrained layer, and no layer is pretrained"
                 raise misuse(message, "measures", position)

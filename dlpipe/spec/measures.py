@@ -1,4 +1,4 @@
-"""What `evaluate` measures of the lowest pretrained layer, besides the errors of the whole model."""
+"""What `evaluate` measures besides the errors of the whole model: of the lowest pretrained layer, or of the history."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ STRETCHES = 3
 
 class MeasureSpec(Component):
     family: ClassVar[str] = "measure"
+    of: ClassVar[Literal["layer", "history"]] = "layer"
+    """The lowest pretrained layer, or the history of training."""
 
     def unfit(self, layer: LayerSpec, dataset: DatasetSpec) -> str | None:
         """Why this layer, on this data, cannot be measured so; None if it can."""
@@ -61,3 +63,14 @@ class LogLikelihood(MeasureSpec):
     def flops(self, visible: int, hidden: int) -> float:
         steps = sum(self.counts) * (1 + self.reverse) + self.gibbs_steps * self.reverse
         return 4.0 * visible * hidden * self.chains * steps
+
+
+class StepsUntil(MeasureSpec):
+    """How many steps it took until a metric of the history was low enough: the first such validation."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.speed:StepsUntil"
+    of: ClassVar[Literal["layer", "history"]] = "history"
+    kind: Literal["steps_until"] = "steps_until"
+    metric: str = Field("train_loss", description="as in history.csv; train_loss is the mean since the last validation")
+    at_most: float = Field(description="in the metric's unit")
+    phase: str = Field("finetune/1", description="as in history.csv; pretrain/1 is the lowest layer")

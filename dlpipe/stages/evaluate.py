@@ -71,7 +71,7 @@ class Evaluation:
             if seed not in self.diverged:
                 measured[seed] = self._measure(seed)
                 table += [(seed, metric, value) for metric, value in measured[seed].metrics.items()]
-                table += [(seed, metric, value) for metric, value in self._measured_of_the_layer(seed).items()]
+                table += [(seed, metric, value) for metric, value in self._by_measures(seed).items()]
                 table += [(seed, f"chosen_{name}", value) for name, value in self._chosen(seed).items()]
             if self._divergence_is_a_result():
                 table.append((seed, DIVERGED, float(seed in self.diverged)))
@@ -86,6 +86,7 @@ class Evaluation:
         draft.extra.update(
             ancestors=[_ancestor(artifact) for artifact in (self.data, *self.layers.artifacts, *self.phases)],
             classes=self.data.extra["classes"],
+            seconds_a_step=self._seconds_a_step(),
             input_shape=self.data.extra["input_shape"],
         )
 
@@ -98,20 +99,29 @@ class Evaluation:
         splits = {name: split for name, split in self.splits.items() if len(split)}
         return self.task.measure(self._model(seed), splits)
 
-    def _measured_of_the_layer(self, seed: int) -> dict[str, float]:
-        """What the declared measures say of the lowest layer."""
+    def _by_measures(self, seed: int) -> dict[str, float]:
+        """What the declared measures say of the lowest layer, and of the history."""
         found: dict[str, float] = {}
         for declared in self.stage.spec.get("measures", ()):
-            spec = component("measure", declared)
+            spec: Any = component("measure", declared)
             measure = spec.load()(**spec.arguments())
-            random = stream(seed, f"evaluate/{spec.kind}", device=self.device)
-            found |= measure(self.layers.stack(seed, self.device).layers[0], self.inputs, random)
+            if spec.of == "history":
+                found |= measure([(r.phase, r.step, r.metric, r.value) for r in self.history if r.seed == seed])
+            else:
+                random = stream(seed, f"evaluate/{spec.kind}", device=self.device)
+                found |= measure(self.layers.stack(seed, self.device).layers[0], self.inputs, random)
         return found
 
     def _seconds(self, seed: int) -> float:
         """What this seed's chain of layers and phases took to train."""
         chain = (*self.layers.artifacts, *self.phases)
         return float(sum(artifact.extra["seconds"][str(seed)] for artifact in chain))
+
+    def _seconds_a_step(self) -> dict[str, dict[str, float]]:
+        """By phase, as the history names it, and seed."""
+        layers = {f"pretrain/{number}": layer for number, layer in enumerate(self.layers.artifacts, start=1)}
+        phases = {f"finetune/{number}": phase for number, phase in enumerate(self.phases, start=1)}
+        return {name: artifact.extra.get("seconds_a_step", {}) for name, artifact in (layers | phases).items()}
 
     def _divergence_is_a_result(self) -> bool:
         """Whether a layer or a phase was declared so."""
