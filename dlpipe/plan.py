@@ -222,6 +222,9 @@ class _Chain:
         recipe = self.experiment.recipe(position)
         where: FieldPath = ("pretrain", position) if isinstance(self.experiment.pretrain, tuple) else ("pretrain",)
         height = "" if position == 0 else f"-layer{position + 1}"
+        spec = {"layer": recipe.layer.model_dump(mode="json"), "units": units, "training": training_fields(recipe)}
+        if recipe.layer.sees_labels:
+            spec["labelled"] = self.dataset.labelled
         return self._add(
             "pretrain",
             f"{self.dataset.slug}-{recipe.layer.slug}{units}{height}",
@@ -230,8 +233,9 @@ class _Chain:
                 ("layer",): (*where, "layer"),
                 ("units",): ("model", *self.experiment.model.layer_field(position)),
                 ("training",): where,
+                ("labelled",): ("dataset", "labelled"),
             },
-            spec={"layer": recipe.layer.model_dump(mode="json"), "units": units, "training": training_fields(recipe)},
+            spec=spec,
             inputs={"data": self.data, "below": list(self.layers)},
             seeds=self.seeds,
         )

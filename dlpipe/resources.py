@@ -82,7 +82,7 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
         return Size(examples, features)
     if stage.rule == "evaluate":
         parameters = _model(stage).parameters(features, CLASSES)
-        flops = 2.0 * parameters * examples + len(stage.seeds) * _measuring(stage, features, find)
+        flops = 2.0 * parameters * examples + len(stage.seeds) * _measuring(stage, parameters, features, find)
         return Size(examples, features, parameters, len(stage.seeds), flops=flops)
     trained_on = min(examples, dataset.train or examples)
     if stage.rule == "pretrain":
@@ -99,13 +99,14 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
     return _training(stage, phase["training"], trained_on, features, parameters, 6.0 * parameters, tries)
 
 
-def _measuring(stage: Stage, features: int, find: Callable[[str], Stage]) -> float:
-    """Operations of one seed that the measures of the lowest layer take."""
-    measures = [_component("measure", declared, MeasureSpec) for declared in stage.spec.get("measures", ())]
-    if all(measure.of == "history" for measure in measures):
-        return 0.0
-    units = int(find(stage.inputs["layers"][0]).spec["units"])
-    return float(sum(measure.flops(features, units) for measure in measures))
+def _measuring(stage: Stage, parameters: int, features: int, find: Callable[[str], Stage]) -> float:
+    """Operations of one seed that the measures take, of the model of so many parameters or of the lowest layer."""
+    declared = [_component("measure", each, MeasureSpec) for each in stage.spec.get("measures", ())]
+    measures = [measure for measure in declared if not measure.of_history]
+    if measures and not _model(stage).generative:
+        lowest = find(stage.inputs["layers"][0]).spec
+        parameters = _component("layer", lowest["layer"], LayerSpec).parameters(features, int(lowest["units"]))
+    return float(sum(measure.flops(parameters) for measure in measures))
 
 
 def _training(

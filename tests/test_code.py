@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "packs": {"artifacts", "errors", "files", "progress"},
     "runtime": {"runtime", "gpus", "spec", *GROUND, "datasets"},
     "tasks": {"tasks", "models", "layers"},
-    "measures": {"layers"},
+    "measures": {"layers", "models", "tasks"},
     "figures": {"figures", "spec", "artifacts", "report"},
     "report": {"report", "figures", "spec", *GROUND},
     "stages": {"stages", "runtime", "tasks", "figures", "report", "models", "layers", "datasets", "spec", *GROUND},

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dlpipe.layers import annealing
 from dlpipe.layers.rbm import ENUMERABLE, RBM
+from dlpipe.tasks.base import Measured
 
 CHUNK = 4096
 """Examples whose free energy is computed at once; fixed, so that the sums are the same bytes."""
@@ -27,7 +28,7 @@ class LogLikelihood:
         self.chains, self.reverse, self.gibbs_steps = chains, reverse, gibbs_steps
         self.betas = annealing.temperatures((temperatures,) if isinstance(temperatures, int) else temperatures)
 
-    def __call__(self, layer: RBM, inputs: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, float]:
+    def __call__(self, layer: RBM, inputs: Mapping[str, Tensor], generator: torch.Generator) -> Measured:
         """`inputs`: the splits [N, visible] by name, `train` among them. Metrics in nats, by name.
 
         `log_partition`, and `train_log_likelihood`, …, the means over a split. Ends of an interval that are infinite
@@ -36,7 +37,7 @@ class LogLikelihood:
         energies = {name: _mean_free_energy(layer, v) for name, v in inputs.items() if len(v)}
         if _enumerable(layer):
             exact = float(copy.deepcopy(layer).double().log_partition())
-            return {"log_partition": exact, **_likelihoods("log_likelihood", energies, exact)}
+            return Measured({"log_partition": exact, **_likelihoods("log_likelihood", energies, exact)})
         train = inputs["train"]
         base = annealing.base_rates(layer, train.mean(dim=0))
         up = annealing.forward(layer, base, self.betas, self.chains, generator)
@@ -47,7 +48,7 @@ class LogLikelihood:
             down = annealing.reverse(layer, base, self.betas, samples, generator)
             metrics |= _interval("log_partition_reverse", down)
             metrics |= _likelihoods("reverse_log_likelihood", energies, down.value)
-        return metrics
+        return Measured(metrics)
 
 
 def _enumerable(layer: RBM) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,10 +54,6 @@ def component(family: str, declared: Mapping[str, Any]) -> Component:
         raise ArtifactError(f"no {family} of kind {error} is known here; is a package missing?") from error
 
 
-def chunks(inputs: Tensor) -> Iterator[Tensor]:
-    return iter(inputs.split(CHUNK)) if len(inputs) else iter(())
-
-
 @torch.no_grad()
 def in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     return torch.cat([function(chunk) for chunk in inputs.split(CHUNK)])
@@ -92,9 +88,9 @@ class Stack:
 class Layers:
     """The artifacts of pretrained layers, read and verified once, from which the stack of any seed is built."""
 
-    def __init__(self, store: Store, ids: Sequence[str], visible: int) -> None:
+    def __init__(self, store: Store, ids: Sequence[str], data: Artifact) -> None:
         self.artifacts = [store.read_or_set_aside("pretrain", layer) for layer in ids]
-        self.visible = visible
+        self.data, self.visible = data, features(data)
 
     @property
     def outputs(self) -> int:
@@ -106,7 +102,7 @@ class Layers:
         layers, visible = [], self.visible
         for artifact in self.artifacts:
             spec, units = artifact.stage.spec, int(artifact.stage.spec["units"])
-            layer = build(component("layer", spec["layer"]), visible=visible, hidden=units).to(device)
+            layer = build_layer(spec["layer"], visible, units, self.data).to(device)
             load_weights(layer, artifact, seed)
             layers.append(layer.eval())
             visible = units
@@ -130,6 +126,13 @@ def build_model(declared: Mapping[str, Any], task: Any, data: Artifact) -> nn.Mo
     return build(
         component("model", declared), inputs=visible, outputs=task.outputs(visible, len(data.extra["classes"]))
     )
+
+
+def build_layer(declared: Mapping[str, Any], visible: int, hidden: int, data: Artifact) -> nn.Module:
+    """The layer that is declared; one that sees labels is told how many classes there are."""
+    spec: Any = component("layer", declared)
+    classes = {"classes": len(data.extra["classes"])} if spec.sees_labels else {}
+    return build(spec, visible=visible, hidden=hidden, **classes)
 
 
 def load_weights(module: nn.Module, artifact: Artifact, seed: int) -> None:

@@ -104,3 +104,37 @@ class Images(DatasetSpec):
         path = Path(self.images)
         numbers = 4 * path.stat().st_size if path.exists() else 0
         return numbers // TYPICAL_FEATURES + 1, TYPICAL_FEATURES
+
+
+class Generated(DatasetSpec):
+    """Examples that are drawn, not downloaded: as many as are asked for, of real numbers that may have any size."""
+
+    train: PositiveInt = Field(2000, description="training examples, with or without label")
+    test: PositiveInt = Field(1000, description="test examples")
+    split_seed: NonNegativeInt = Field(
+        0, description="seed from which the examples are drawn; the same for every run seed"
+    )
+    scaling: Literal["none", "standard"] = Field(  # type: ignore[assignment]
+        "none",
+        description="none: as they are drawn; standard: zero mean and unit variance a feature, over the training "
+        "examples",
+    )
+
+    @property
+    def examples(self) -> int:
+        return self.train + (self.valid or 0) + self.test
+
+
+class Plane(Generated):
+    """Points in the plane from a distribution with a shape; classes are the moons, Gaussians or rings."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.generated:Plane"
+    kind: Literal["plane"] = "plane"
+    shape: Literal["gaussian", "two_moons", "eight_gaussians", "rings", "ica_mixture"]
+
+    def extent(self) -> tuple[int, int]:
+        return self.examples, 2
+
+    @property
+    def slug(self) -> str:
+        return f"{self.shape}-{self.train}"

@@ -100,7 +100,8 @@ class Experiment(Spec):
     )
     finetune: OneOrMany[Phase] = Field(description="one phase, or a list of phases in their order")
     measures: Annotated[tuple[Measure, ...], Many] = Field(
-        (), description="what evaluate measures of the lowest pretrained layer or of the history, besides the errors"
+        (),
+        description="what evaluate measures of the history, and of a generative model or the lowest pretrained layer",
     )
     axes: dict[str, dict[Level, Patch]] = Field(
         default_factory=dict, description="the comparison: axes, their levels, each a patch"
@@ -142,12 +143,13 @@ class Experiment(Spec):
         for position, measure in enumerate(self.measures):
             if measure.kind in kinds[:position]:
                 raise misuse(f"{measure.kind} is among the measures twice", "measures", position)
-            if measure.of == "history":
+            if measure.of_history:
                 continue
-            if not self.layer_units:
+            if not self.model.generative and not self.layer_units:
                 message = f"{measure.kind} is a measure of the lowest pretrained layer, and no layer is pretrained"
                 raise misuse(message, "measures", position)
-            unfit = measure.unfit(self.recipe(0).layer, self.dataset)
+            subject = self.model if self.model.generative else self.recipe(0).layer
+            unfit = measure.unfit(subject, self.dataset)
             if unfit is not None:
                 raise misuse(unfit, "measures", position)
         return self

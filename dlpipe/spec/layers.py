@@ -18,6 +18,11 @@ class LayerSpec(Component):
         """For the names of artifacts."""
         return self.kind  # type: ignore[attr-defined]
 
+    @property
+    def sees_labels(self) -> bool:
+        """Whether it is trained on labelled examples, on their labels too, and not on all without."""
+        return False
+
     def parameters(self, visible: int, hidden: int) -> int:
         """How many, about: by which jobs are sized."""
         return visible * hidden

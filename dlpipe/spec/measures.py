@@ -1,4 +1,5 @@
-"""What `evaluate` measures besides the errors of the whole model: of the lowest pretrained layer, or of the history."""
+"""What `evaluate` measures besides the task's metrics: of a generative model, else of the lowest pretrained layer; and
+of the history of training."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 from dlpipe.spec.base import Component, OneOrMany, PositiveInt, misuse
 from dlpipe.spec.datasets import DatasetSpec
 from dlpipe.spec.layers import LayerSpec, Rbm
+from dlpipe.spec.models import ModelSpec
 
 STRETCHES = 3
 """Of the inverse temperatures: 0 to 0.5, to 0.9, to 1."""
@@ -16,15 +18,15 @@ STRETCHES = 3
 
 class MeasureSpec(Component):
     family: ClassVar[str] = "measure"
-    of: ClassVar[Literal["layer", "history"]] = "layer"
-    """The lowest pretrained layer, or the history of training."""
+    of_history: ClassVar[bool] = False
+    """Whether it measures the history of training, and no layer or model."""
 
-    def unfit(self, layer: LayerSpec, dataset: DatasetSpec) -> str | None:
-        """Why this layer, on this data, cannot be measured so; None if it can."""
+    def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
+        """Why this layer or model, on this data, cannot be measured so; None if it can."""
         return None
 
-    def flops(self, visible: int, hidden: int) -> float:
-        """Floating-point operations of one seed, about: by which jobs are sized."""
+    def flops(self, parameters: int) -> float:
+        """Floating-point operations of one seed, about, for a layer or model of that size: by which jobs are sized."""
         return 0.0
 
 
@@ -53,23 +55,23 @@ class LogLikelihood(MeasureSpec):
     def counts(self) -> tuple[int, ...]:
         return self.temperatures if isinstance(self.temperatures, tuple) else (self.temperatures,)
 
-    def unfit(self, layer: LayerSpec, dataset: DatasetSpec) -> str | None:
-        if not isinstance(layer, Rbm):
-            return f"log_likelihood is a measure of an RBM; the lowest layer is of kind {layer.slug}"
-        if layer.visible_units == "bernoulli" and dataset.scaling != "binary":
+    def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
+        if not isinstance(subject, Rbm):
+            return f"log_likelihood is a measure of an RBM; what is measured here is of kind {subject.slug}"
+        if subject.visible_units == "bernoulli" and dataset.scaling != "binary":
             return "binary units give shades of grey no probability: set dataset.scaling to binary"
         return None
 
-    def flops(self, visible: int, hidden: int) -> float:
+    def flops(self, parameters: int) -> float:
         steps = sum(self.counts) * (1 + self.reverse) + self.gibbs_steps * self.reverse
-        return 4.0 * visible * hidden * self.chains * steps
+        return 4.0 * parameters * self.chains * steps
 
 
 class StepsUntil(MeasureSpec):
     """How many steps it took until a metric of the history was low enough: the first such validation."""
 
     implementation: ClassVar[str] = "dlpipe.measures.speed:StepsUntil"
-    of: ClassVar[Literal["layer", "history"]] = "history"
+    of_history: ClassVar[bool] = True
     kind: Literal["steps_until"] = "steps_until"
     metric: str = Field("train_loss", description="as in history.csv; train_loss is the mean since the last validation")
     at_most: float = Field(description="in the metric's unit")

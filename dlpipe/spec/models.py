@@ -8,11 +8,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dlpipe.spec.base import Component, Many, PositiveInt, Probability
-from dlpipe.spec.tasks import Reconstruction, TaskSpec
+from dlpipe.spec.tasks import Generative, Reconstruction, TaskSpec
 
 
 class ModelSpec(Component):
     family: ClassVar[str] = "model"
+    generative: ClassVar[bool] = False
+    """Whether it is a model of its inputs, with an objective of its own: what the task `generative` trains."""
 
     @property
     def slug(self) -> str:
@@ -30,6 +32,8 @@ class ModelSpec(Component):
 
     def unfit(self, task: TaskSpec) -> str | None:
         """Why this model cannot be trained on such a task; None if it can."""
+        if isinstance(task, Generative) and not self.generative:
+            return f"a model of kind {self.kind} does not generate its inputs: its task cannot be generative"  # type: ignore[attr-defined]
         return None
 
     def parameters(self, inputs: int, outputs: int) -> int:

@@ -32,3 +32,10 @@ class Reconstruction(TaskSpec):
     loss: Literal["cross_entropy", "squared"] = Field(
         "cross_entropy", description="cross_entropy: sigmoid output, for inputs in [0, 1]; squared: linear output"
     )
+
+
+class Generative(TaskSpec):
+    """The model's own objective as a model of its inputs, such as their likelihood; its metrics are the model's own."""
+
+    implementation: ClassVar[str] = "dlpipe.tasks.generative:Generative"
+    kind: Literal["generative"] = "generative"

@@ -48,7 +48,7 @@ class Evaluation:
     def __init__(self, stage: Stage, store: Store, device: torch.device) -> None:
         self.stage, self.device = stage, device
         self.data = store.read_or_set_aside("prepare", stage.inputs["data"])
-        self.layers = Layers(store, stage.inputs["layers"], features(self.data))
+        self.layers = Layers(store, stage.inputs["layers"], self.data)
         self.phases = [store.read_or_set_aside("finetune", phase) for phase in stage.inputs["phases"]]
         last = stage.inputs["model"]
         self.model = next((p for p in self.phases if p.stage.id == last), None) or store.read_or_set_aside(
@@ -71,7 +71,6 @@ class Evaluation:
             if seed not in self.diverged:
                 measured[seed] = self._measure(seed)
                 table += [(seed, metric, value) for metric, value in measured[seed].metrics.items()]
-                table += [(seed, metric, value) for metric, value in self._by_measures(seed).items()]
                 table += [(seed, f"chosen_{name}", value) for name, value in self._chosen(seed).items()]
             if self._divergence_is_a_result():
                 table.append((seed, DIVERGED, float(seed in self.diverged)))
@@ -96,21 +95,21 @@ class Evaluation:
         return model.to(self.device).eval()
 
     def _measure(self, seed: int) -> Measured:
+        """What the task measures of the model, and the declared measures of it or of the lowest layer."""
+        model = self._model(seed)
         splits = {name: split for name, split in self.splits.items() if len(split)}
-        return self.task.measure(self._model(seed), splits)
-
-    def _by_measures(self, seed: int) -> dict[str, float]:
-        """What the declared measures say of the lowest layer, and of the history."""
-        found: dict[str, float] = {}
+        measured = self.task.measure(model, splits)
+        model_spec: Any = component("model", self.stage.spec["model"])
         for declared in self.stage.spec.get("measures", ()):
             spec: Any = component("measure", declared)
             measure = spec.load()(**spec.arguments())
-            if spec.of == "history":
-                found |= measure([(r.phase, r.step, r.metric, r.value) for r in self.history if r.seed == seed])
-            else:
-                random = stream(seed, f"evaluate/{spec.kind}", device=self.device)
-                found |= measure(self.layers.stack(seed, self.device).layers[0], self.inputs, random)
-        return found
+            if spec.of_history:
+                rows = [(row.phase, row.step, row.metric, row.value) for row in self.history if row.seed == seed]
+                measured |= Measured(measure(rows))
+                continue
+            subject = model if model_spec.generative else self.layers.stack(seed, self.device).layers[0]
+            measured |= measure(subject, self.inputs, stream(seed, f"evaluate/{spec.kind}", device=self.device))
+        return measured
 
     def _seconds(self, seed: int) -> float:
         """What this seed's chain of layers and phases took to train."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.progress import say
 from dlpipe.runtime.block import Block, block
-from dlpipe.runtime.data import Layers, Split, Stack, build_model, declared_task, features, read_split, read_weights
+from dlpipe.runtime.data import Layers, Split, Stack, build_model, declared_task, read_split, read_weights
 from dlpipe.runtime.history import lower_is_better, to_csv
 from dlpipe.runtime.loop import Job, Outcome, TrainingError, from_cleared
 from dlpipe.runtime.ranks import join
@@ -52,7 +52,7 @@ def run(
     started_from = stage.inputs.get("start")
     start = Start(
         data,
-        Layers(store, stage.inputs["layers"], features(data)),
+        Layers(store, stage.inputs["layers"], data),
         None if started_from is None else store.read_or_set_aside("finetune", started_from),
     )
     position = 1 if start.model is None else int(start.model.extra["position"]) + 1

@@ -1,16 +1,19 @@
-"""Pretrain: one layer, without labels, on the representation of the layers below it."""
+"""Pretrain: one layer, on the representation of the layers below it; without labels, unless its kind sees them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.runtime.block import Block, block
-from dlpipe.runtime.data import Layers, build, chunks, component, features, read_split
+from dlpipe.runtime.data import Layers, Split, build_layer, component, read_split
 from dlpipe.runtime.loop import Job
 from dlpipe.runtime.ranks import join
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec
+from dlpipe.tasks.base import means
 
 
 def run(
@@ -21,32 +24,35 @@ def run(
     if ranks.decide(store.is_done(stage.rule, stage.id)):
         return store.read_or_set_aside(stage.rule, stage.id)
     data = store.read_or_set_aside("prepare", stage.inputs["data"])
-    below = Layers(store, stage.inputs["below"], features(data))
+    below = Layers(store, stage.inputs["below"], data)
     with block(stage, store, ranks, device=device, threads=threads, deadline=deadline) as work:
-        train, valid = (read_split(data, split, work.device).inputs for split in ("train", "valid"))
+        train, valid = (read_split(data, split, work.device) for split in ("train", "valid"))
         training = TrainingSpec.model_validate(stage.spec["training"])
         for seed in stage.seeds:
-            stack = below.stack(seed, work.device)
-            job = _job(work, below, seed, stack.encode(train), stack.encode(valid) if len(valid) else valid)
+            job = _job(work, below, seed, train.first(stage.spec.get("labelled")), valid)
             work.add(job, work.train(job, training))
         work.write()
     return store.read(stage.rule, stage.id)
 
 
-def _job(work: Block, below: Layers, seed: int, train: Any, valid: Any) -> Job:
-    """The layer with its initial parameters; `train` and `valid` are what the layers below make of the data."""
+def _job(work: Block, below: Layers, seed: int, train: Split, valid: Split) -> Job:
+    """The layer with its initial parameters, and what the layers below make of the data."""
     phase = f"pretrain/{len(below.artifacts) + 1}"
-    spec = component("layer", work.stage.spec["layer"])
-    layer: Any = build(spec, visible=below.outputs, hidden=int(work.stage.spec["units"]))
-    layer.initialise(train.mean(dim=0).cpu(), stream(seed, f"{phase}/initialise"))
+    declared = work.stage.spec["layer"]
+    spec: Any = component("layer", declared)
+    layer: Any = build_layer(declared, below.outputs, int(work.stage.spec["units"]), below.data)
+    stack = below.stack(seed, work.device)
+    inputs = stack.encode(train.inputs)
+    layer.initialise(inputs.mean(dim=0).cpu(), stream(seed, f"{phase}/initialise"))
     layer.to(work.device)
 
-    def validate() -> dict[str, float]:
-        """The layer's metrics are means over examples; so is their mean over chunks, weighted by size."""
-        totals: dict[str, float] = {}
-        for chunk in chunks(valid):
-            for name, value in layer.validate(chunk).items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(chunk) / len(valid)
-        return totals
+    def examples(encoded: Tensor, split: Split) -> tuple[Tensor, ...]:
+        return (encoded, split.targets) if spec.sees_labels else (encoded,)
 
-    return Job(layer, layer.step, validate, (train,), stage=work.stage.id, phase=phase, seed=seed)
+    held_out = examples(stack.encode(valid.inputs), valid) if len(valid) else ()
+
+    def validate() -> dict[str, float]:
+        return means(layer.validate, *held_out) if held_out else {}
+
+    data = examples(inputs, train)
+    return Job(layer, layer.step, validate, data, stage=work.stage.id, phase=phase, seed=seed)

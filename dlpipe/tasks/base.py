@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import torch
@@ -38,6 +38,10 @@ class Measured:
     of_each_seed: dict[str, Tensor] = field(default_factory=dict)
     """Of one shape whatever the seed; kept of every seed, stacked."""
 
+    def __or__(self, other: Measured) -> Measured:
+        """Both; of what has the same name, the other's."""
+        return Measured(*(getattr(self, each.name) | getattr(other, each.name) for each in fields(self)))
+
 
 class Task(Protocol):
     """The constructor's arguments are the fields of the task's spec."""
@@ -53,6 +57,16 @@ class Task(Protocol):
 
     def measure(self, model: Any, splits: Mapping[str, Examples]) -> Measured:
         """Of the splits that have examples; `test` is always among them."""
+
+
+@torch.no_grad()
+def means(validate: Callable[..., Mapping[str, Tensor]], *examples: Tensor) -> dict[str, float]:
+    """`validate` of batches gives means over their examples; this is that of all, [N, ...] each and N not 0."""
+    totals: dict[str, float] = {}
+    for batch in zip(*(tensor.split(CHUNK) for tensor in examples), strict=True):
+        for name, value in validate(*batch).items():
+            totals[name] = totals.get(name, 0.0) + float(value) * len(batch[0]) / len(examples[0])
+    return totals
 
 
 @torch.no_grad()
