@@ -14,7 +14,8 @@ class Examples:
     """A source's training part and, if it has one, its test part.
 
     `inputs` [N, *shape] are uint8, to be divided by `scale` to lie in [0, 1], or float32 with scale 1: in [0, 1] for
-    pictures, any real numbers for data that are generated. `targets` [N] are int64 positions in `classes`.
+    pictures, any real numbers for data that are generated. `targets` [N] are int64 positions in `classes`, or float32
+    with no classes, for regression.
     """
 
     inputs: np.ndarray

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dlpipe.datasets.sources import Source
+from dlpipe.spec.datasets import Linear as LinearSpec
 from dlpipe.spec.datasets import Plane as PlaneSpec
 
 if TYPE_CHECKING:
@@ -35,3 +36,16 @@ class Plane(Generated):
         test_inputs, test_targets = plane.points(spec.shape, spec.test, draws.Draws(spec.split_seed, draws.TEST_PART))
         classes = tuple(str(k) for k in range(plane.CLASSES[spec.shape]))
         return Examples(inputs, targets, classes, 1.0, test_inputs, test_targets)
+
+
+class Linear(Generated):
+    @staticmethod
+    def parse(folder: Path, spec: LinearSpec) -> Examples:
+        from dlpipe.datasets import draws, linear
+        from dlpipe.datasets.examples import Examples
+
+        training = draws.Draws(spec.split_seed, draws.TRAINING_PART)
+        problem = linear.Problem(spec.features, spec.condition, spec.noise, training)
+        inputs, targets = problem.exact(spec.train + (spec.valid or 0), training)
+        test = problem.independent(spec.test, draws.Draws(spec.split_seed, draws.TEST_PART))
+        return Examples(inputs, targets, (), 1.0, *test)

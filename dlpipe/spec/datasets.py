@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dlpipe.spec.base import Component, NonNegativeInt, PositiveInt, misuse
+from dlpipe.spec.base import Component, NonNegativeFloat, NonNegativeInt, PositiveInt, misuse
 
 TYPICAL_FEATURES = 1024
 """Of a small picture."""
@@ -22,6 +22,8 @@ class DatasetSpec(Component):
     """What only fine-tuning looks at: another number of labels leaves the prepared data and the layers as they are."""
     LOCAL_FIELDS: ClassVar[frozenset[str]] = frozenset()
     """Paths on this machine; the digest of what they hold counts instead."""
+    real_targets: ClassVar[bool] = False
+    """Whether a target is a real number, and not a class."""
 
     train: PositiveInt | None = Field(
         None, description="training examples, with or without label; all that are left if absent"
@@ -138,3 +140,29 @@ class Plane(Generated):
     @property
     def slug(self) -> str:
         return f"{self.shape}-{self.train}"
+
+
+class Linear(Generated):
+    """Linear regression with a covariance of the inputs that is asked for: a quadratic with a known optimum."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.generated:Linear"
+    kind: Literal["linear"] = "linear"
+    real_targets: ClassVar[bool] = True
+    train: PositiveInt = Field(100, description="training examples, more than there are features")
+    test: PositiveInt = Field(100, description="test examples")
+    features: PositiveInt = Field(20, description="inputs of an example")
+    condition: float = Field(100.0, ge=1.0, description="largest over smallest eigenvalue of the inputs' covariance")
+    noise: NonNegativeFloat = Field(0.0, description="standard deviation of what is added to the targets")
+
+    @model_validator(mode="after")
+    def _more_examples_than_features(self) -> Linear:
+        if self.train <= self.features:
+            raise misuse(f"{self.features} features need more training examples than {self.train}", "train")
+        return self
+
+    def extent(self) -> tuple[int, int]:
+        return self.examples, self.features
+
+    @property
+    def slug(self) -> str:
+        return f"linear{self.features}-condition{self.condition:g}"

@@ -131,7 +131,7 @@ class Experiment(Spec):
     @model_validator(mode="after")
     def _tasks_fit(self) -> Experiment:
         for position, phase in enumerate(self.phases):
-            unfit = self.model.unfit(phase.task)
+            unfit = self.model.unfit(phase.task) or phase.task.unfit(self.dataset)
             if unfit is not None:
                 where = ("finetune", position) if isinstance(self.finetune, tuple) else ("finetune",)
                 raise misuse(unfit, *where, "task")
