@@ -128,8 +128,9 @@ def _draw_curve(place: Any, curve: Curve, position: int) -> None:
 
 
 def _draw_crosses(place: Any, crosses: Points, position: int) -> None:
-    colour, _ = series(position)
-    place.plot([at for at, _ in crosses], [value for _, value in crosses], "x", color=colour, markersize=7)
+    if crosses:
+        colour, _ = series(position)
+        place.plot([at for at, _ in crosses], [value for _, value in crosses], "x", color=colour, markersize=7)
 
 
 def _levels(data: FigureData, axis: str | None, variants: list[VariantData]) -> list[str]:

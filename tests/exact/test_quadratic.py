@@ -179,3 +179,10 @@ def test_the_heavy_ball_with_its_best_constants_has_polyaks_rate() -> None:
     assert rate(plain, 20, 40) == pytest.approx((CONDITION - 1) / (CONDITION + 1), rel=1e-4)
     # (1 + 40 c) / (1 + 20 c) is between 1 and 2.
     assert polyak <= rate(heavy, 20, 40) <= 2 ** (1 / 20) * polyak
+
+
+def test_golden_numbers() -> None:
+    """The first example: if it changes, raise the version of the data set's spec."""
+    x, y = examples()
+    np.testing.assert_allclose(x[0], [0.6405, 0.8204, 0.0915, 0.183, 0.0173, 0.1484, -0.4128, 0.6882], atol=6e-5)
+    assert y[0] == pytest.approx(-0.2083, abs=6e-5)
