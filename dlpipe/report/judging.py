@@ -20,7 +20,7 @@ from dlpipe.report.units import (
     seeds_text,
     with_unit,
 )
-from dlpipe.spec.claims import Claim
+from dlpipe.spec.claims import DIVERGED, Claim
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not judged"]
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "not reproduced", "inconclusive", "not judged")
@@ -225,12 +225,15 @@ def _values(cell: Levels, metric: str, results: Results) -> dict[int, float]:
     if not results.exists(cell):
         raise _CannotJudge(f"the experiment leaves out {name}")
     values = results.of(cell, metric)
-    if not values:
+    if not values and not results.of(cell, DIVERGED):
         known = results.metrics()
         if known and metric not in known:
             raise _CannotJudge(f"no run has the metric {metric}; there are {list_text(known)}")
         raise _CannotJudge(f"{name} has not been run")
     missing = [seed for seed in results.seeds if seed not in values]
+    diverged = [seed for seed in missing if results.of(cell, DIVERGED).get(seed)]
+    if diverged:
+        raise _CannotJudge(f"the training of {name} diverged, {seeds_text(diverged)}")
     if missing:
         raise _CannotJudge(f"{name} lacks {seeds_text(missing)}")
     broken = [seed for seed in results.seeds if not math.isfinite(values[seed])]

@@ -35,7 +35,7 @@ from dlpipe.report.units import (
     with_unit,
 )
 from dlpipe.spec.base import Component
-from dlpipe.spec.claims import Claim
+from dlpipe.spec.claims import DIVERGED, Claim
 
 TEMPLATES = Path(__file__).with_name("templates")
 FORMAT = 1
@@ -277,13 +277,15 @@ def _variant_row(
     variant: VariantEvidence, axes: Sequence[str], metrics: Sequence[str], evidence: Evidence
 ) -> dict[str, Any]:
     first = variant.values.get(metrics[0], {}) if metrics else {}
-    missing = len(evidence.loaded.seeds) - sum(seed in first for seed in evidence.loaded.seeds)
+    diverged = [seed for seed, value in variant.values.get(DIVERGED, {}).items() if value]
+    missing = [seed for seed in evidence.loaded.seeds if seed not in first and seed not in diverged]
     seconds = [value for value in variant.values.get("train_seconds", {}).values() if math.isfinite(value)]
     return {
         "levels": [variant.levels[axis] for axis in axes],
         "cells": [_cell(variant.values.get(metric, {}), metric) for metric in metrics],
         "n": len(first),
-        "missing": missing,
+        "missing": len(missing),
+        "diverged": len(diverged),
         "seconds": math.fsum(seconds) / len(seconds) if seconds else None,
     }
 

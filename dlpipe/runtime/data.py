@@ -24,7 +24,7 @@ class Split:
     inputs: Tensor
     """[N, features] float32, scaled."""
     targets: Tensor
-    """[N] int64."""
+    """[N] int64: classes; or float32: real numbers."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -39,7 +39,8 @@ def read_split(data: Artifact, split: str, device: torch.device) -> Split:
         inputs, targets = file.get_tensor(f"{split}.inputs"), file.get_tensor(f"{split}.targets")
     # A copy in float32 even where it is float32 already: the file's own memory is not aligned for vector instructions.
     scaled = inputs.flatten(1).to(device=device, dtype=torch.float32, copy=True).div_(data.extra["scale"])
-    return Split(scaled, targets.to(device=device, dtype=torch.int64, copy=True))
+    dtype = torch.float32 if targets.is_floating_point() else torch.int64
+    return Split(scaled, targets.to(device=device, dtype=dtype, copy=True))
 
 
 def features(data: Artifact) -> int:

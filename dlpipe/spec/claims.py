@@ -22,6 +22,10 @@ Levels = dict[str, Level]
 Scale = Literal["demo", "lab", "paper"]
 SCALES: tuple[Scale, ...] = ("demo", "lab", "paper")
 
+DIVERGED = "diverged"
+"""A metric where `on_divergence` is `record`: 1 for a seed whose training diverged, 0 for the others. In history.csv:
+the last row of such a seed, at the first step with a number that is not finite."""
+
 
 class Growth(Spec):
     """The gain of `compare` over `with` is larger at level `to` of `axis` than at level `from`."""

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dlpipe.spec.base import Component, NonNegativeInt, PositiveInt, misuse
+from dlpipe.spec.base import Component, NonNegativeFloat, NonNegativeInt, PositiveInt, misuse
 
 TYPICAL_FEATURES = 1024
 """Of a small picture."""
@@ -23,6 +23,8 @@ class DatasetSpec(Component):
     """What only fine-tuning looks at: another number of labels leaves the prepared data and the layers as they are."""
     LOCAL_FIELDS: ClassVar[frozenset[str]] = frozenset()
     """Paths on this machine; the digest of what they hold counts instead."""
+    real_targets: ClassVar[bool] = False
+    """Whether a target is a real number, and not a class."""
 
     train: PositiveInt | None = Field(
         None, description="training examples, with or without label; all that are left if absent"
@@ -123,3 +125,63 @@ class Images(DatasetSpec):
         path = Path(self.images)
         numbers = 4 * path.stat().st_size if path.exists() else 0
         return numbers // TYPICAL_FEATURES + 1, TYPICAL_FEATURES
+
+
+class Generated(DatasetSpec):
+    """Examples that are drawn, not downloaded: as many as are asked for, of real numbers that may have any size."""
+
+    train: PositiveInt = Field(2000, description="training examples, with or without label")
+    test: PositiveInt = Field(1000, description="test examples")
+    split_seed: NonNegativeInt = Field(
+        0, description="seed from which the examples are drawn; the same for every run seed"
+    )
+    scaling: Literal["none", "standard"] = Field(  # type: ignore[assignment]
+        "none",
+        description="none: as they are drawn; standard: zero mean and unit variance a feature, over the training "
+        "examples",
+    )
+
+    @property
+    def examples(self) -> int:
+        return self.train + (self.valid or 0) + self.test
+
+
+class Plane(Generated):
+    """Points in the plane from a distribution with a shape; classes are the moons, Gaussians or rings."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.generated:Plane"
+    kind: Literal["plane"] = "plane"
+    shape: Literal["gaussian", "two_moons", "eight_gaussians", "rings", "ica_mixture"]
+
+    def extent(self) -> tuple[int, int]:
+        return self.examples, 2
+
+    @property
+    def slug(self) -> str:
+        return f"{self.shape}-{self.train}"
+
+
+class Linear(Generated):
+    """Linear regression with a covariance of the inputs that is asked for: a quadratic with a known optimum."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.generated:Linear"
+    kind: Literal["linear"] = "linear"
+    real_targets: ClassVar[bool] = True
+    train: PositiveInt = Field(100, description="training examples, more than there are features")
+    test: PositiveInt = Field(100, description="test examples")
+    features: PositiveInt = Field(20, description="inputs of an example")
+    condition: float = Field(100.0, ge=1.0, description="largest over smallest eigenvalue of the inputs' covariance")
+    noise: NonNegativeFloat = Field(0.0, description="standard deviation of what is added to the targets")
+
+    @model_validator(mode="after")
+    def _more_examples_than_features(self) -> Linear:
+        if self.train <= self.features:
+            raise misuse(f"{self.features} features need more training examples than {self.train}", "train")
+        return self
+
+    def extent(self) -> tuple[int, int]:
+        return self.examples, self.features
+
+    @property
+    def slug(self) -> str:
+        return f"linear{self.features}-condition{self.condition:g}"

@@ -17,13 +17,19 @@ class FigureSpec(Component):
 
 
 class Curves(FigureSpec):
-    """A metric of history.csv against epochs: a line a level of one axis, a panel a level of the others."""
+    """A metric of history.csv against epochs, steps or seconds: a line a level of one axis, a panel a level of the
+    others. A cross where a training diverged."""
 
     implementation: ClassVar[str] = "dlpipe.figures.curves:draw"
     kind: Literal["curves"] = "curves"
     metric: str = "valid_error"
     phase: str = Field("finetune/1", description="as in history.csv; pretrain/1 is the lowest layer")
     lines: str | None = Field(None, description="the axis told apart by colour; one with few levels if absent")
+    against: Literal["epochs", "steps", "seconds"] = Field(
+        "epochs",
+        description="the horizontal axis; seconds are steps times the mean time of a step, validation included",
+        exclude_if=lambda value: value == "epochs",  # so that figures are digested as before there was a choice
+    )
 
 
 class Comparison(FigureSpec):

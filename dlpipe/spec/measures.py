@@ -1,4 +1,5 @@
-"""What `evaluate` measures besides the task's metrics: of a generative model, else of the lowest pretrained layer."""
+"""What `evaluate` measures besides the task's metrics: of a generative model, else of the lowest pretrained layer; and
+of the history of training."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ STRETCHES = 3
 
 class MeasureSpec(Component):
     family: ClassVar[str] = "measure"
+    of_history: ClassVar[bool] = False
+    """Whether it measures the history of training, and no layer or model."""
 
     def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
         """Why this layer or model, on this data, cannot be measured so; None if it can."""
@@ -97,6 +100,17 @@ class Fantasies(MeasureSpec):
 
     def flops(self, parameters: int) -> float:
         return 4.0 * parameters * self.count * self.gibbs_steps
+
+
+class StepsUntil(MeasureSpec):
+    """How many steps it took until a metric of the history was low enough: the first such validation."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.speed:StepsUntil"
+    of_history: ClassVar[bool] = True
+    kind: Literal["steps_until"] = "steps_until"
+    metric: str = Field("train_loss", description="as in history.csv; train_loss is the mean since the last validation")
+    at_most: float = Field(description="in the metric's unit")
+    phase: str = Field("finetune/1", description="as in history.csv; pretrain/1 is the lowest layer")
 
 
 def _no_probabilities(

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from dlpipe.spec.base import Component
+from dlpipe.spec.datasets import DatasetSpec
 
 
 class TaskSpec(Component):
@@ -16,12 +17,35 @@ class TaskSpec(Component):
     def slug(self) -> str:
         return self.kind  # type: ignore[attr-defined]
 
+    def unfit(self, dataset: DatasetSpec) -> str | None:
+        """Why this cannot be asked on such data; None if it can."""
+        return None
+
 
 class Classification(TaskSpec):
     """Cross-entropy, averaged over examples; errors in per cent."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.classification:Classification"
     kind: Literal["classification"] = "classification"
+
+    def unfit(self, dataset: DatasetSpec) -> str | None:
+        return (
+            f"{dataset.kind} has real numbers for targets, no classes: its task is regression"
+            if dataset.real_targets
+            else None
+        )
+
+
+class Regression(TaskSpec):
+    """Half the squared error of one real number, averaged over examples."""
+
+    implementation: ClassVar[str] = "dlpipe.tasks.regression:Regression"
+    kind: Literal["regression"] = "regression"
+
+    def unfit(self, dataset: DatasetSpec) -> str | None:
+        return (
+            None if dataset.real_targets else f"regression needs real numbers for targets; {dataset.kind} has classes"
+        )
 
 
 class Reconstruction(TaskSpec):

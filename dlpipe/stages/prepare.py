@@ -1,8 +1,9 @@
 """Prepare: raw files to examples that are split, scaled and stored once, as safetensors.
 
 `data.safetensors` holds `train.inputs`, `train.targets`, `valid.inputs`, … : inputs [N, *shape] uint8, to be divided by
-the manifest's `scale`, or float32; targets [N] int64. A split of no examples has length 0. How examples are chosen is
-told in `dlpipe.datasets.splits`; the training examples are stored in that order, so the first n are nearly balanced.
+the manifest's `scale`, or float32; targets [N] int64 for classes, float32 for real numbers. A split of no examples has
+length 0. How examples are chosen is told in `dlpipe.datasets.splits`; the training examples are stored in that order,
+so the first n are nearly balanced.
 """
 
 from __future__ import annotations
@@ -64,14 +65,14 @@ def split_examples(examples: Examples, spec: DatasetSpec, default_test: int | No
     valid_size = spec.valid or 0
     inputs, targets = examples.inputs, examples.targets
     if examples.test_inputs is not None and examples.test_targets is not None:
-        train, valid, _ = split(targets, spec.split_seed, train=spec.train, valid=valid_size)
-        chosen = choose_test(examples.test_targets, spec.split_seed, spec.test)
+        train, valid, _ = split(_labels(targets), spec.split_seed, train=spec.train, valid=valid_size)
+        chosen = choose_test(_labels(examples.test_targets), spec.split_seed, spec.test)
         test_inputs, test_targets = examples.test_inputs[chosen], examples.test_targets[chosen]
     else:
         size = spec.test if spec.test is not None else default_test
         if size is None:
             raise DataError("the data set has no test part; say how many examples to hold out, as `test: 1000`")
-        train, valid, test = split(targets, spec.split_seed, train=spec.train, valid=valid_size, test=size)
+        train, valid, test = split(_labels(targets), spec.split_seed, train=spec.train, valid=valid_size, test=size)
         test_inputs, test_targets = inputs[test], targets[test]
     return {
         "train.inputs": inputs[train],
@@ -90,6 +91,11 @@ def pool(examples: Examples) -> Examples:
     inputs = np.concatenate((examples.inputs, examples.test_inputs))
     targets = np.concatenate((examples.targets, examples.test_targets))
     return Examples(inputs, targets, examples.classes, examples.scale)
+
+
+def _labels(targets: np.ndarray) -> np.ndarray:
+    """What the splits are balanced by: the classes, of which real-valued targets have but one."""
+    return targets if targets.dtype.kind == "i" else np.zeros(len(targets), np.int64)
 
 
 def standardise(parts: dict[str, np.ndarray], scale: float) -> dict[str, np.ndarray]:

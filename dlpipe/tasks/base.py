@@ -22,7 +22,7 @@ class Examples(Protocol):
 
     @property
     def targets(self) -> Tensor:
-        """[N] int64: classes."""
+        """[N] int64: classes; or float32: real numbers."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -246,3 +248,60 @@ def test_a_code_in_the_plane_shows_every_example_as_its_class() -> None:
     (left, right), (bottom, top) = place.get_xlim(), place.get_ylim()
     assert left < 0 < 4 < right
     assert bottom < -1 < 1 < top
+
+
+def with_history(folder: Path, text: str, **extra: object) -> FigureData:
+    """One variant with this history."""
+
+    class Made:
+        def __init__(self) -> None:
+            self.extra = extra
+            self.manifest = {"files": {}}
+
+        def path(self, name: str) -> Path:
+            return folder / name
+
+    (folder / "history.csv").write_text("phase,seed,step,epoch,metric,value\n" + text)
+    return FigureData({}, [VariantData({}, [Made()])])  # type: ignore[list-item]
+
+
+TWO_SEEDS = """\
+finetune/1,0,10,1,train_loss,4
+finetune/1,0,20,2,train_loss,2
+finetune/1,0,30,3,train_loss,1
+finetune/1,1,10,1,train_loss,6
+finetune/1,1,20,2,train_loss,8
+finetune/1,1,25,2.5,diverged,1
+"""
+
+
+@pytest.mark.parametrize(
+    ("against", "label", "unit"), [("epochs", "epoch", 0.1), ("steps", "step", 1.0), ("seconds", "seconds", 0.5)]
+)
+def test_curves_against_epochs_steps_and_seconds(tmp_path: Path, against: Any, label: str, unit: float) -> None:
+    """The mean of 0.4 and 0.6 seconds a step; the curve ends where the first seed diverges, and a cross says so."""
+    data = with_history(tmp_path, TWO_SEEDS, seconds_a_step={"finetune/1": {"0": 0.4, "1": 0.6}})
+    picture = curves.draw(
+        data=data, title=None, where={}, metric="train_loss", phase="finetune/1", lines=None, against=against
+    )
+    (place,) = picture.figure.axes
+    line, cross = place.lines
+    np.testing.assert_allclose(line.get_xydata(), [(10 * unit, 5), (20 * unit, 5)])
+    np.testing.assert_allclose(cross.get_xydata(), [(25 * unit, 8)])
+    assert picture.figure.get_supxlabel() == label
+    assert picture.caption.endswith("Cross: a training that diverged, at its last value.")
+
+
+def test_a_seed_that_diverged_at_once_leaves_no_mean_of_the_others(tmp_path: Path) -> None:
+    text = "finetune/1,0,10,1,train_loss,4\nfinetune/1,1,3,0.3,diverged,1\n"
+    picture = curves.draw(
+        data=with_history(tmp_path, text), title=None, where={}, metric="train_loss", phase="finetune/1", lines=None
+    )
+    assert [len(line.get_xdata()) for line in picture.figure.axes[0].lines] == [0]
+
+
+def test_curves_against_seconds_need_to_know_them(data: FigureData) -> None:
+    with pytest.raises(NothingToDraw, match="do not say how long a step of finetune/1 took"):
+        curves.draw(
+            data=data, title=None, where={}, metric="train_loss", phase="finetune/1", lines=None, against="seconds"
+        )

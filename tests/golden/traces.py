@@ -145,12 +145,17 @@ TRACES = {
         {"kind": "adam"},
         CONSTANT,
     ),
+    "regression": Trace(MLP, MOMENTUM, CONSTANT, {"kind": "regression"}),
 }
 
 
-def data(store: Store) -> str:
-    """Noisy copies of three random patterns: the id of prepared data that is the same everywhere."""
-    stage = Stage("prepare", "golden", {"sizes": SIZES}, {"raw": "golden-000000000000"})
+def data(store: Store, *, real_targets: bool = False) -> str:
+    """Noisy copies of three random patterns: the id of prepared data that is the same everywhere.
+
+    With real targets, these are the share of pixels that are on.
+    """
+    spec = {"sizes": SIZES, "real_targets": True} if real_targets else {"sizes": SIZES}
+    stage = Stage("prepare", "golden", spec, {"raw": "golden-000000000000"})
     if store.is_done("prepare", stage.id):
         return stage.id
     generator = torch.Generator().manual_seed(0)
@@ -160,7 +165,8 @@ def data(store: Store) -> str:
         targets = torch.arange(n) % CLASSES
         flips = torch.rand(n, *SHAPE, generator=generator) < 0.2
         tensors[f"{split}.inputs"] = (patterns[targets] ^ flips).to(torch.uint8)
-        tensors[f"{split}.targets"] = targets
+        share = tensors[f"{split}.inputs"].float().mean(dim=(1, 2))
+        tensors[f"{split}.targets"] = share if real_targets else targets
     with store.make(stage) as draft:
         save_file(tensors, draft.folder / "data.safetensors")
         draft.extra.update(input_shape=list(SHAPE), classes=list("abc"), scale=1.0, sizes=SIZES, terms="none")
@@ -170,7 +176,7 @@ def data(store: Store) -> str:
 def run(name: str, store: Store, rate: float = 1.0) -> str:
     """The trace's text: a comment line for each version, then history.csv."""
     trace = TRACES[name]
-    stage = trace.stage(data(store), rate)
+    stage = trace.stage(data(store, real_targets=trace.task["kind"] == "regression"), rate)
     artifact = {"pretrain": pretrain.run, "finetune": finetune.run}[trace.rule](stage, store, device="cpu")
     versions = "".join(f"# {part} {version}\n" for part, version in trace.versions().items())
     return versions + artifact.path("history.csv").read_text()

@@ -22,6 +22,8 @@ ERRORS: dict[tuple[str, str], Sequence[float]] = {
     ("none", "2"): [9.0, 9.5, 9.0, 9.4, 9.2],
 }
 
+VARIANTS = [dict(zip(AXES, key, strict=True)) for key in itertools.product(*AXES.values())]
+
 
 def results(cells: dict[tuple[str, str], Sequence[float]] = ERRORS, seeds: int = 5, **kwargs: Any) -> Results:
     rows = [
@@ -29,7 +31,7 @@ def results(cells: dict[tuple[str, str], Sequence[float]] = ERRORS, seeds: int =
         for (pretraining, depth), values in cells.items()
         for seed, value in enumerate(values[:seeds])
     ]
-    variants = kwargs.get("variants", [dict(zip(AXES, key, strict=True)) for key in itertools.product(*AXES.values())])
+    variants = kwargs.get("variants", VARIANTS)
     return Results(AXES, variants, range(seeds), rows)
 
 
@@ -322,3 +324,29 @@ def test_false_verdicts_are_rare() -> None:
     wrong = sum(gains([draw.gauss(0, 1) for _ in range(5)]).verdict == "reproduced" for _ in range(trials))
     # expected 0.025; standard error sqrt(0.025 * 0.975 / 2000) = 0.0035; four of them
     assert abs(wrong / trials - 0.025) < 0.014
+
+
+def diverged(*seeds: int) -> list[Row]:
+    """Of pretraining none at depth 1, five seeds."""
+    levels = {"pretraining": "none", "depth": "1"}
+    return [Row(levels, seed, "diverged", float(seed in seeds)) for seed in range(5)]
+
+
+@pytest.mark.parametrize("seeds", [(1, 3), (0, 1, 2, 3, 4)])
+def test_what_diverged_is_said_to_have_diverged_and_not_to_be_missing(seeds: tuple[int, ...]) -> None:
+    """It has no error to compare; the others do not stand for it."""
+    finished = {seed: value for seed, value in enumerate(ERRORS["none", "1"]) if seed not in seeds}
+    rows = [Row({"pretraining": "none", "depth": "1"}, seed, "test_error", value) for seed, value in finished.items()]
+    rows += [Row({"pretraining": "rbm", "depth": "1"}, seed, "test_error", 5.0) for seed in range(5)]
+    found = judge(comparison(), Results(AXES, VARIANTS, range(5), rows + diverged(*seeds)))
+    assert found.verdict == "inconclusive"
+    numbers = ", ".join(map(str, seeds))
+    assert found.reason == f"the training of pretraining none, depth 1 diverged, seeds {numbers}"
+
+
+def test_that_it_diverges_can_be_claimed() -> None:
+    """1 on one side, 0 on the other, seed by seed."""
+    rows = [Row({"pretraining": "rbm", "depth": "1"}, seed, "diverged", 0.0) for seed in range(5)]
+    both = Results(AXES, VARIANTS, range(5), rows + diverged(0, 1, 2, 3, 4))
+    assert judge(comparison(metric="diverged"), both).verdict == "reproduced"
+    assert judge(comparison(metric="diverged", better="higher"), both).verdict == "not reproduced"

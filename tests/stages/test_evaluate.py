@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from dlpipe.layers.rbm import RBM
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime.data import load_weights
 from dlpipe.runtime.streams import stream
-from dlpipe.spec.measures import Fantasies, LogLikelihood
+from dlpipe.spec.measures import Fantasies, LogLikelihood, StepsUntil
 from dlpipe.stages import evaluate, finetune, pretrain
 from dlpipe.tasks.base import Measured
 from dlpipe.tasks.classification import Classification
@@ -253,3 +254,34 @@ def test_reconstruction_needs_an_output_a_feature_and_no_labels(tmp_path: Path) 
     with torch.no_grad():
         assert error == pytest.approx((net(x) - x).square().sum(dim=1).mean().item(), rel=1e-5)  # float32
         torch.testing.assert_close(shown.flatten(1), net(x)[:10], rtol=1e-5, atol=1e-6)
+
+
+def test_steps_until_a_metric_of_the_history_is_low_enough(tmp_path: Path) -> None:
+    """The first validation at which it is; infinite where it never is; no layer is asked for."""
+    store = Store(tmp_path / "data", tmp_path / "results")
+    phase = finetune_stage(prepared(store), epochs=6.0)
+    finetune.run(phase, store)
+    losses: dict[int, list[tuple[int, float]]] = {0: [], 1: []}
+    with store.read("finetune", phase.id).path("history.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["metric"] == "train_loss":
+                losses[int(row["seed"])].append((int(row["step"]), float(row["value"])))
+    at_most = losses[0][3][1]
+    plain = evaluate_stage(phase)
+    for limit, metric in ((at_most, "train_loss"), (0.0, "train_loss")):
+        declared = StepsUntil(metric=metric, at_most=limit).model_dump(mode="json")
+        stage = Stage(plain.rule, plain.name, {**plain.spec, "measures": [declared]}, plain.inputs, plain.seeds, {})
+        found = values(evaluate.run(stage, store))
+        for seed in (0, 1):
+            expected = next((step for step, loss in losses[seed] if loss <= limit), math.inf)
+            assert found[seed, "steps_until_train_loss"] == expected
+    assert losses[0][3][0] == 20
+
+
+def test_seconds_a_step_are_in_the_manifest_by_phase_and_seed(chain: Chain) -> None:
+    told = chain.artifact.extra["seconds_a_step"]
+    assert set(told) == {"pretrain/1", "pretrain/2", "finetune/1", "finetune/2"}
+    steps = 2 * -(-LABELLED // 20)
+    for seed in ("0", "1"):
+        whole = chain.phases[-1].extra["seconds"][seed]  # to a millisecond
+        assert told["finetune/2"][seed] * steps == pytest.approx(whole, abs=6e-4)
