@@ -6,7 +6,7 @@ Papers: tieleman2008 (chains that persist), du2019 (Langevin dynamics with a rep
     dL = mean dE(x) - mean dE(y),    y ~ p              since d log Z = - mean dE(y)
 
 On the line and in the plane log Z is a sum over a grid. In more dimensions y are samples: Markov chains that take a few
-steps of Langevin dynamics after every update of the model, from where they were. They are the replay buffer, all of which
+steps of Langevin dynamics after every update of the model, from where they were. They are the replay buffer: all of it
 moves, as persistent chains do; du2019 draws a part of a larger one. With noise n ~ Normal(0, 1) and step size e,
 
     y' = y - e^2/2 dE(y)/dy + e n                       the proposal; q(y' | y) is its density
@@ -18,13 +18,15 @@ about 1/e^2 they leave for infinity.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlpipe.errors import StepError
-from dlpipe.tasks.density import Density, EnergyModel
+from dlpipe.tasks.base import Examples, Measured
+from dlpipe.tasks.density import SHOWN, Density, EnergyModel
 from dlpipe.tasks.quadrature import MOST_DIMENSIONS, box_around, grid, log_integral
 
 
@@ -60,7 +62,7 @@ class Chain(NamedTuple):
 
 
 class Langevin(Density):
-    """The chains are `model.samples`; an update takes `steps` of `step_size`, and a share `restart` begins anew before."""
+    """The chains are `model.samples`; at an update a share `restart` of them begins anew, and all take `steps`."""
 
     def __init__(self, steps: int = 10, step_size: float = 0.1, adjusted: bool = True, restart: float = 0.0) -> None:
         self.steps, self.step_size, self.adjusted, self.restart = steps, step_size, adjusted, restart
@@ -70,6 +72,11 @@ class Langevin(Density):
         samples, acceptance = self.carry_on(model, generator)
         model.samples.copy_(samples)
         return {"loss": model.energy(x).mean() - model.energy(samples).mean(), "acceptance": acceptance}
+
+    def measure(self, model: EnergyModel, splits: Mapping[str, Examples]) -> Measured:
+        """As always; for the figures the samples too, where they are points of the plane."""
+        samples = {"density_samples": model.samples[:SHOWN]} if model.samples.shape[1] == 2 else {}
+        return super().measure(model, splits) | Measured({}, tensors=samples)
 
     def carry_on(self, model: EnergyModel, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Where the chains are after the steps, [n, d], and the share of proposals that was accepted."""
@@ -90,11 +97,13 @@ class Langevin(Density):
         log_ratio = chain.energy - proposed.energy + (noise.square() - back.square()).sum(dim=1) / 2
         uniform = torch.empty_like(chain.y[:, :1]).uniform_(generator=generator).squeeze(1)
         taken = uniform.log() < log_ratio  # never for a proposal whose energy is not finite
-        kept = [
-            torch.where(taken.view(-1, *[1] * (new.ndim - 1)), new, old)
-            for new, old in zip(proposed, chain, strict=True)
-        ]
-        return Chain(*kept), taken
+        row = taken.unsqueeze(1)
+        kept = Chain(
+            torch.where(row, proposed.y, chain.y),
+            torch.where(taken, proposed.energy, chain.energy),
+            torch.where(row, proposed.slope, chain.slope),
+        )
+        return kept, taken
 
     def _restarted(self, model: EnergyModel, generator: torch.Generator) -> Tensor:
         if not self.restart:

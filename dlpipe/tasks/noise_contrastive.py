@@ -1,9 +1,9 @@
-"""Noise-contrastive estimation: the model learns to tell the data from noise of a known density, and learns log Z by it.
+"""Noise-contrastive estimation: the model learns to tell the data from noise of a known density, and log Z with it.
 
 Paper: gutmann2010.
 
     log p(x) = - E(x) - c,      c a parameter, which comes to be log Z
-    G(x) = log p(x) - log q(x) - log k                                  log odds of x to be data, among k times the noise
+    G(x) = log p(x) - log q(x) - log k              the log odds of x to be data and not noise, k times as many
     J = mean over data softplus(-G(x)) + k mean over noise softplus(G(y)),    y ~ q
 
 q is the normal distribution with the mean and the covariance of the training examples. The more noise, the nearer the
@@ -45,7 +45,7 @@ class NoiseContrastive(Density):
         measured = super().measure(model, splits)
         if "log_partition" not in measured.metrics:
             return measured
-        missed = abs(float(model.log_partition) - measured.metrics["log_partition"])
+        missed = abs(float(model.log_partition.detach()) - measured.metrics["log_partition"])
         return measured | Measured({"log_partition_error": missed})
 
     def _draw(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -56,9 +56,6 @@ class NoiseContrastive(Density):
     def _log_odds(self, model: EnergyModel, x: Tensor) -> Tensor:
         """G: [B, d] -> [B]."""
         white = torch.linalg.solve_triangular(self.root, (x - self.mean).T, upper=False)
-        log_noise = (
-            -white.square().sum(dim=0) / 2
-            - self.root.diagonal().log().sum()
-            - len(self.mean) / 2 * math.log(2 * math.pi)
-        )
-        return -model.energy(x) - model.log_partition - log_noise - math.log(self.noise)
+        log_root = self.root.diagonal().log().sum() + len(self.mean) / 2 * math.log(2 * math.pi)
+        log_q = -white.square().sum(dim=0) / 2 - log_root
+        return -model.energy(x) - model.log_partition - log_q - math.log(self.noise)

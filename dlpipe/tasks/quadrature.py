@@ -1,7 +1,7 @@
 """Integrals of exp(-E) over the line or the plane, on a grid: the oracle of models whose Z has no closed form.
 
-Of a smooth density that a box holds altogether, the sum over equally spaced points is exact to rounding, as soon as they
-are closer to each other than the density's finest feature (the trapezoidal rule on a periodic function).
+Of a smooth density that a box holds altogether, the sum over equally spaced points is exact to rounding as soon as they
+are closer to each other than the density's finest feature (the trapezoidal rule of a periodic function).
 """
 
 from __future__ import annotations

@@ -2,15 +2,15 @@
 
 Papers: hyvarinen2005, vincent2011.
 
-    s(x) = d log p(x) / dx = - dE(x)/dx                                 the score, [B, d]
+    s(x) = d log p(x) / dx = - dE(x)/dx                             the score, [B, d]
 
-    score matching:      J = mean  |s(x)|^2 / 2 + sum_i ds_i(x)/dx_i    (half the squared distance from the data's score,
-                                                                         but for a constant; integrated by parts)
-    denoising:           J = mean  |sigma s(x + sigma n) + n|^2 / 2,    n ~ Normal(0, 1)
+    score matching:    J = mean |s(x)|^2 / 2 + sum_i ds_i(x)/dx_i
+    denoising:         J = mean |sigma s(x + sigma n) + n|^2 / 2,    n ~ Normal(0, 1)
 
-The second is the first for the data with noise of deviation sigma, times sigma^2 and but for a constant: the model becomes
-one of the noisy data, and needs no second derivatives. Neither sees how much of the probability lies in regions that are
-far from each other, since the score within each does not depend on it.
+The first is half the mean squared distance from the data's own score, but for a constant and after an integration by
+parts. The second is that for data with noise of deviation sigma, times sigma^2 and but for a constant: the model is
+one of the noisy data, and no second derivatives are needed. Neither sees how the probability is shared between regions
+that are far from each other, since the score within each does not depend on it.
 """
 
 from __future__ import annotations
