@@ -64,11 +64,15 @@ class Energy(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Uniform weights (glorot2010), biases 0, w = 0; the samples are exact ones of what the model then is."""
-        for W in self.weights[:-1]:
-            bound = math.sqrt(6 / sum(W.shape))
+        """Uniform weights (he2015), and biases as wide; w = 0. The samples are exact ones of what the model then is.
+
+        With biases of 0 all units would bend at x = 0, and would first have to be moved to where the data are.
+        """
+        for W, b in zip(self.weights[:-1], self.biases, strict=True):
+            bound = math.sqrt(6 / len(W))
             W.uniform_(-bound, bound, generator=generator)
-        for zero in (self.weights[-1], *self.biases, self.centre, self.log_partition):
+            b.uniform_(-bound, bound, generator=generator)
+        for zero in (self.weights[-1], self.centre, self.log_partition):
             zero.zero_()
         self.root_precision.copy_(torch.eye(len(self.centre)) / self.spread)
         self.samples.normal_(0.0, self.spread, generator=generator)
