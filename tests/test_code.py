@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "packs": {"artifacts", "errors", "files", "progress"},
     "runtime": {"runtime", "gpus", "spec", *GROUND, "datasets"},
     "sampling": {"figures", "plan", "runtime", "spec", *GROUND},
-    "tasks": {"tasks", "models", "layers"},
+    "tasks": {"tasks", "models", "layers", "errors"},
     "measures": {"layers", "models", "tasks"},
     "figures": {"figures", "spec", "artifacts", "report"},
     "report": {"report", "figures", "spec", *GROUND},

@@ -82,3 +82,11 @@ class Code(FigureSpec):
 
     implementation: ClassVar[str] = "dlpipe.figures.codes:draw"
     kind: Literal["code"] = "code"
+
+
+class Landscape(FigureSpec):
+    """The density of an energy-based model over the plane, a panel a variant."""
+
+    implementation: ClassVar[str] = "dlpipe.figures.landscapes:draw"
+    kind: Literal["landscape"] = "landscape"
+    points: Literal["test", "samples"] = Field("test", description="the dots over it; samples: of the task langevin")

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dlpipe.spec.base import Component, Many, PositiveInt, Probability, misuse
+from dlpipe.spec.base import Component, Many, PositiveFloat, PositiveInt, Probability, misuse
 from dlpipe.spec.layers import LayerSpec
-from dlpipe.spec.tasks import Classification, Generative, Reconstruction, TaskSpec
+from dlpipe.spec.tasks import Classification, DensityTask, Generative, Reconstruction, TaskSpec
 
 
 class ModelSpec(Component):
@@ -38,6 +38,8 @@ class ModelSpec(Component):
         """Why this model cannot be trained on such a task; None if it can."""
         if isinstance(task, Generative) and not self.generative:
             return f"a model of kind {self.kind} does not generate its inputs: its task cannot be generative"  # type: ignore[attr-defined]
+        if isinstance(task, DensityTask):
+            return f"{task.slug} trains an energy: the model must be of kind energy, not {self.kind}"  # type: ignore[attr-defined]
         return None
 
     def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
@@ -211,3 +213,28 @@ class ConvolutionalClassifier(ConvolutionalSpec):
     def multiplications(self, inputs: int, outputs: int) -> int:
         _, multiplications, code = self._layers(inputs)
         return multiplications + code * outputs
+
+
+class Energy(ModelSpec):
+    """A density by its energy: a Gaussian bent by a network of smooth units. No hidden layer: the Gaussian alone."""
+
+    implementation: ClassVar[str] = "dlpipe.models.energy:Energy"
+    kind: Literal["energy"] = "energy"
+    units: Annotated[tuple[PositiveInt, ...], Many] = Field(
+        description="hidden units, from the layer above the input upwards"
+    )
+    activation: Literal["silu", "softplus", "tanh"] = "silu"
+    spread: PositiveFloat = Field(1.0, description="standard deviation of the Gaussian that training starts from")
+    samples: PositiveInt = Field(500, description="Markov chains, which the task langevin moves")
+
+    @property
+    def slug(self) -> str:
+        return "energy" + "-".join(map(str, self.units))
+
+    def unfit(self, task: TaskSpec) -> str | None:
+        if isinstance(task, DensityTask):
+            return None
+        return f"an energy is of a density: its task is one such as noise_contrastive or langevin, not {task.slug}"
+
+    def parameters(self, inputs: int, outputs: int) -> int:
+        return inputs * inputs + sum(n * m for n, m in pairwise((inputs, *self.units, 1)))

@@ -105,6 +105,8 @@ def _job(
 ) -> Job:
     """The model with its initial parameters, and its task on the labelled and the validation examples."""
     task: Task = declared_task(work.stage.spec["phase"]["task"])
+    if hasattr(task, "see"):
+        task.see(train.inputs)
     model: Any = build_model(work.stage.spec["model"], task, start.data)
     model.initialise(stream(seed, f"{phase}/initialise", restart))
     if start.model is not None:

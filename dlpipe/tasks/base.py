@@ -44,7 +44,10 @@ class Measured:
 
 
 class Task(Protocol):
-    """The constructor's arguments are the fields of the task's spec."""
+    """The constructor's arguments are the fields of the task's spec.
+
+    One that must know the training examples before the first step has a method `see(inputs)` besides.
+    """
 
     def outputs(self, features: int, classes: int) -> int:
         """How many outputs the model needs for it."""

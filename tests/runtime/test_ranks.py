@@ -45,6 +45,10 @@ def classifier(**fields: Any) -> Callable[[Store], Stage]:
     return lambda store: finetune_stage(prepared(store), **{"model": NET, "optimizer": MOMENTUM, **fields})
 
 
+def energy(task: dict[str, Any]) -> Callable[[Store], Stage]:
+    return classifier(model={"kind": "energy", "units": [8], "samples": 20}, task=task, optimizer=ADAM)
+
+
 def second_layer(store: Store) -> Stage:
     first = rbm()(store)
     assert attempt(first, store).exit_code == 0
@@ -74,6 +78,8 @@ KINDS: dict[str, Callable[[Store], Stage]] = {
     "classifier-early": classifier(
         epochs=30.0, optimizer=ADAM, early_stopping={"by": "valid_loss", "patience": {"epochs": 1.0}}
     ),
+    "energy-langevin": energy({"kind": "langevin", "restart": 0.1}),
+    "energy-noise-contrastive": energy({"kind": "noise_contrastive", "noise": 3}),
 }
 
 
