@@ -23,6 +23,11 @@ class LayerSpec(Component):
         """Whether it is trained on labelled examples, on their labels too, and not on all without."""
         return False
 
+    @property
+    def decodes(self) -> bool:
+        """Whether there is a way back from its code to its input: `decode` and `decoder`."""
+        return True
+
     def parameters(self, visible: int, hidden: int) -> int:
         """How many, about: by which jobs are sized."""
         return visible * hidden
@@ -101,3 +106,23 @@ class Autoencoder(LayerSpec):
                 field,
             )
         return self
+
+
+class Supervised(LayerSpec):
+    """Sigmoid layer trained to classify, below an output layer that is thrown away (Bengio et al. 2007)."""
+
+    implementation: ClassVar[str] = "dlpipe.layers.supervised:Supervised"
+    kind: Literal["supervised"] = "supervised"
+
+    @property
+    def sees_labels(self) -> bool:
+        return True
+
+    @property
+    def decodes(self) -> bool:
+        return False
+
+    @property
+    def products(self) -> int:
+        """Up, and one for the gradient."""
+        return 2

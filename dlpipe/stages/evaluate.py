@@ -121,13 +121,13 @@ class Evaluation:
         return {**shaped, **first.tensors, **stacked}
 
     def _pictures(self, model: Any, stack: Stack) -> dict[str, Tensor]:
-        """Filters, and reconstructions by the pretrained layers: [n, features] each."""
+        """Filters, and reconstructions by pretrained layers that decode: [n, features] each."""
         test = self.splits["test"]
         pictures = {f"filters/{k}": filters for k, filters in enumerate(_projected(stack), start=1)}
         first = next((p for p in model.parameters() if p.ndim == 2 and p.shape[0] == features(self.data)), None)
         if first is not None:
             pictures["filters_finetuned/1"] = first.detach().T[:FILTERS]
-        if stack.layers:
+        if self.layers.decodes:
             pictures["reconstruction_inputs"] = test.inputs[:RECONSTRUCTIONS]
             pictures["reconstructions"] = stack.decode(stack.encode(test.inputs[:RECONSTRUCTIONS]))
         return pictures

@@ -67,6 +67,7 @@ STAGES: dict[str, Callable[[Store], Stage]] = {
     "autoencoder-untied": lambda store: layer(store, UNTIED, optimizer=ADAM),
     "autoencoder-salted": lambda store: layer(store, SALTED),
     "autoencoder-penalised": lambda store: layer(store, PENALISED),
+    "supervised": lambda store: layer(store, {"kind": "supervised"}),
     "mlp": lambda store: network(store),
     "mlp-momentum": lambda store: network(store, optimizer=MOMENTUM),
     "mlp-bfloat16": lambda store: network(store, **BFLOAT16),
