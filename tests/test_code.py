@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "running": {"artifacts", "files", "locks", "progress"},
     "status": {"changes", "running", "artifacts", "errors", "locks"},
     "models": set(),
-    "layers": set(),
+    "layers": {"layers"},
     "datasets": {"datasets", "spec", *GROUND},
     "plan": {"resources", "spec", *GROUND},
     "resources": {"spec", *GROUND},

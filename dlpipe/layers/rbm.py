@@ -1,21 +1,26 @@
 """Restricted Boltzmann machine, trained by contrastive divergence or by persistent chains.
 
 Papers: hinton2002 (contrastive divergence), tieleman2008 (persistent chains), melchior2016 (Gaussian visible units,
-centring), hinton2010 (how to train it; the sections named below are that guide's).
+centring), nair2010 (rectified hidden units), hinton2010 (how to train it; the sections named below are that guide's).
 
-Visible units v and binary hidden units h with W [visible, hidden], vbias [visible] = c, hbias [hidden] = b:
+Visible units v and hidden units h with W [visible, hidden], vbias [visible] = c, hbias [hidden] = b; here binary ones:
 
-    E(v, h) = - c.v - b.h - v W h                      Bernoulli visible units, v in {0, 1}
-    E(v, h) = |v - c|^2 / 2 - b.h - v W h              Gaussian visible units of variance 1, for standardised data
-
+    E(v, h) = - c.v - b.h - v W h
     p(h_j = 1 | v) = sigmoid(b + v W)_j                propup
-    p(v_i = 1 | h) = sigmoid(c + h W')_i               propdown;  Gaussian: v ~ Normal(c + h W', 1)
-    F(v) = - c.v - sum_j softplus(b + v W)_j           free energy;  Gaussian: |v - c|^2 / 2 in place of - c.v
+    p(v_i = 1 | h) = sigmoid(c + h W')_i               propdown
+    F(v) = - c.v - sum_j softplus(b + v W)_j           free energy
     p(v) = exp(-F(v)) / Z
 
-The gradient of -log p(v) is dF(v) minus its mean under the model, which k steps of Gibbs sampling stand in for:
+Gaussian units of variance 1, on one side, have |v - c|^2 / 2 in place of - c.v, for standardised data, or |h - b|^2 / 2
+in place of - b.h, for a linear code (`dlpipe/layers/units.py`):
 
-    -dF/dW = v p(h | v),    -dF/db = p(h | v),    -dF/dc = v    (Gaussian: v - c)
+    v ~ Normal(c + h W', 1),    F(v) = |v - c|^2 / 2 - sum_j softplus(b + v W)_j
+    h ~ Normal(b + v W, 1),     F(v) = - c.v - |b + v W|^2 / 2 + |b|^2 / 2 - hidden log(2 pi) / 2
+
+Rectified hidden units have the same updates and no free energy. The gradient of -log p(v) is dF(v) minus its mean under
+the model, which k steps of Gibbs sampling stand in for:
+
+    -dF/dW = v E[h | v],    -dF/db = E[h | v],    -dF/dc = v    (Gaussian: less c or b, the same in both phases)
 
 A centred RBM is trained by its own parameters, whose biases b', c' belong to units less their means mu, lambda:
 
@@ -33,13 +38,14 @@ Shapes: v [B, visible], h [B, hidden]. The batch is the last dimension but one t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss, softplus
+from torch.nn.functional import mse_loss
+
+from dlpipe.layers.units import UNITS
 
 ENUMERABLE = 20  # units: a million states take about a second for a few hundred units on the other side
 CHUNK = 14  # bits: states that are in memory at a time
@@ -68,6 +74,7 @@ class RBM(nn.Module):
         hidden: int,
         *,
         visible_units: Literal["bernoulli", "gaussian"] = "bernoulli",
+        hidden_units: Literal["bernoulli", "gaussian", "relu"] = "bernoulli",
         cd_steps: int = 1,
         persistent: bool = False,
         chains: int = 100,
@@ -77,6 +84,7 @@ class RBM(nn.Module):
         sparsity_cost: float = 0.0,
     ) -> None:
         super().__init__()
+        self.visible_units, self.hidden_units = UNITS[visible_units], UNITS[hidden_units]
         self.gaussian = visible_units == "gaussian"
         self.cd_steps = cd_steps
         self.persistent = persistent
@@ -97,42 +105,36 @@ class RBM(nn.Module):
     def initialise(self, mean: Tensor, generator: torch.Generator) -> None:
         """Section 8: small normal weights, hidden biases 0, visible biases that give the data's `mean` [visible].
 
-        The biases of a centred RBM are so in its own parameters, with the mean and one half as offsets.
+        The biases of a centred RBM are so in its own parameters, with the means of either side's units as offsets.
         """
         self.W.normal_(0.0, self.weight_scale, generator=generator)
         self.hbias.zero_()
-        # A pixel that is always 0 in the sample would get a bias of minus infinity.
-        self.vbias.copy_(mean if self.gaussian else torch.logit(mean.clamp(0.01, 0.99)))
+        self.vbias.copy_(self.visible_units.bias_for(mean))
         if self.centred:
             self.visible_offset.copy_(mean)
-            self.hidden_offset.fill_(0.5)
+            self.hidden_offset.copy_(self.hidden_units.mean(self.hbias))
             self.hbias.addmv_(self.W.mT, self.visible_offset, alpha=-1)
             self.vbias.addmv_(self.W, self.hidden_offset, alpha=-1)
         if self.persistent:
-            self.chains.copy_(bernoulli(torch.full_like(self.chains, 0.5), generator))
+            self.chains.copy_(self.hidden_units.mean_and_sample(torch.zeros_like(self.chains), generator)[1])
 
     # Conditionals
 
     def propup(self, v: Tensor) -> Tensor:
-        """p(h = 1 | v): [B, visible] -> [B, hidden]."""
-        return torch.sigmoid(v @ self.W + self.hbias)
+        """The mean of h given v: [B, visible] -> [B, hidden]."""
+        return self.hidden_units.mean(v @ self.W + self.hbias)
 
     def propdown(self, h: Tensor) -> Tensor:
         """The mean of v given h: [B, hidden] -> [B, visible]."""
-        v = h @ self.W.mT + self.vbias
-        return v if self.gaussian else torch.sigmoid(v)
+        return self.visible_units.mean(h @ self.W.mT + self.vbias)
 
     def sample_h_given_v(self, v: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The means and a sample of the hidden units, both [B, hidden]."""
-        mean = self.propup(v)
-        return mean, bernoulli(mean, generator)
+        return self.hidden_units.mean_and_sample(v @ self.W + self.hbias, generator)
 
     def sample_v_given_h(self, h: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The means and a sample of the visible units, both [B, visible]."""
-        mean = self.propdown(h)
-        if self.gaussian:
-            return mean, mean + torch.empty_like(mean).normal_(generator=generator)
-        return mean, bernoulli(mean, generator)
+        return self.visible_units.mean_and_sample(h @ self.W.mT + self.vbias, generator)
 
     def gibbs_vhv(self, v: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One step of Gibbs sampling from v [B, visible]: the means of the new v and a sample of it."""
@@ -151,8 +153,8 @@ class RBM(nn.Module):
         Returns `hidden_activity`, the mean of the hidden units given the data, and `reconstruction_error` unless the
         chains are persistent, which reconstruct nothing.
         """
-        positive = self.propup(v)
-        particles, negative = self._negative_phase(positive, generator)
+        positive, h = (self.propup(v), self.chains) if self.persistent else self.sample_h_given_v(v, generator)
+        particles, negative = self._negative_phase(h, generator)
         # One product of the two phases: [visible, 2B] @ [2B, hidden].
         dv = torch.cat((v, particles), dim=-2)
         dh = torch.cat((self._data_term(positive), negative / negative.shape[-2]), dim=-2)
@@ -174,21 +176,21 @@ class RBM(nn.Module):
         mu.lerp_(v.mean(dim=-2), OFFSET_RATE)
         lam.lerp_(positive.mean(dim=-2), OFFSET_RATE)
 
-    def _negative_phase(self, positive: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Particles v [B or chains, visible] after k steps of Gibbs sampling, and p(h | v) for them.
+    def _negative_phase(self, h: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Particles v [B or chains, visible] after k steps of Gibbs sampling from h, and the mean of h given them.
 
         Hidden units that the data drive are sampled, those that the last particles drive are not (section 3.1). CD-1
         keeps the probabilities of its reconstruction (section 3.2), which is less noisy; a longer chain samples it, as
         otherwise it would not tend to the model's distribution as k grows.
         """
-        h = self.chains if self.persistent else bernoulli(positive, generator)
         for _ in range(self.cd_steps - 1):
             h = self.gibbs_hvh(h, generator)[1]
         mean_field = self.cd_steps == 1 and not self.persistent
         v = self.propdown(h) if mean_field else self.sample_v_given_h(h, generator)[1]
-        negative = self.propup(v)
-        if self.persistent:
-            self.chains.copy_(bernoulli(negative, generator))
+        if not self.persistent:
+            return v, self.propup(v)
+        negative, h = self.sample_h_given_v(v, generator)
+        self.chains.copy_(h)
         return v, negative
 
     def _data_term(self, positive: Tensor) -> Tensor:
@@ -206,8 +208,8 @@ class RBM(nn.Module):
     # What the pipeline asks of a layer
 
     def encode(self, v: Tensor) -> Tensor:
-        """[B, visible] -> [B, hidden]: what the layer above is trained on."""
-        return self.propup(v)
+        """[B, visible] -> [B, hidden]: what the layer above is trained on, and a network of such units computes."""
+        return self.hidden_units.activation(v @ self.W + self.hbias)
 
     def decode(self, h: Tensor) -> Tensor:
         """[B, hidden] -> [B, visible]."""
@@ -215,12 +217,12 @@ class RBM(nn.Module):
 
     @torch.no_grad()
     def validate(self, v: Tensor) -> dict[str, Tensor]:
-        """Means over the examples: squared error of the mean-field reconstruction, and free energy in nats."""
-        reconstruction = self.decode(self.encode(v))
-        return {"reconstruction_error": squared_error(reconstruction, v), "free_energy": self.free_energy(v).mean()}
+        """Means over the examples: squared error of the mean-field reconstruction, and any free energy in nats."""
+        metrics = {"reconstruction_error": squared_error(self.decode(self.encode(v)), v)}
+        return metrics | {"free_energy": self.free_energy(v).mean()} if self.hidden_units.have_energy else metrics
 
     def encoder(self) -> tuple[Tensor, Tensor]:
-        """Weight [visible, hidden] and bias [hidden] of the sigmoid layer that this one unrolls into."""
+        """Weight [visible, hidden] and bias [hidden] of the layer that this one unrolls into."""
         return self.W.detach(), self.hbias.detach()
 
     def decoder(self) -> tuple[Tensor, Tensor]:
@@ -231,21 +233,20 @@ class RBM(nn.Module):
 
     def free_energy(self, v: Tensor) -> Tensor:
         """F(v) = -log sum_h exp(-E(v, h)), in nats: [B, visible] -> [B]."""
-        own = 0.5 * (v - self.vbias).square().sum(dim=-1) if self.gaussian else -(v * self.vbias).sum(dim=-1)
-        return own - softplus(v @ self.W + self.hbias).sum(dim=-1)
+        return self.visible_units.energy(v, self.vbias) - self.hidden_units.log_normaliser(v @ self.W, self.hbias)
 
     @torch.no_grad()
     def log_partition(self) -> Tensor:
-        """log Z in nats, exactly, by enumerating one side, which must not have more than 20 units."""
+        """log Z in nats, exactly, by enumerating one side, of binary units and not of more than 20."""
         visible, hidden = self.W.shape
-        if hidden <= ENUMERABLE and (self.gaussian or hidden <= visible):
-            terms = [self._log_weight(h) for h in states(hidden, self.W)]
-        elif visible <= ENUMERABLE and not self.gaussian:
-            terms = [-self.free_energy(v) for v in states(visible, self.W)]
-        else:
-            side = "hidden" if self.gaussian else "visible or hidden"
-            raise ValueError(f"log Z is enumerated for at most {ENUMERABLE} {side} units, not for {visible} x {hidden}")
-        return torch.logsumexp(torch.cat(terms), dim=0)
+        sides = {"visible": (visible, self.visible_units), "hidden": (hidden, self.hidden_units)}
+        binary = [(size, side) for side, (size, units) in sides.items() if units.binary]
+        if not binary or min(binary)[0] > ENUMERABLE:
+            few = " or ".join(side for _, side in binary) or "binary"
+            raise ValueError(f"log Z is enumerated for at most {ENUMERABLE} {few} units, not for {visible} x {hidden}")
+        size, side = min(binary)
+        weights = [self._log_weight(s) if side == "hidden" else -self.free_energy(s) for s in states(size, self.W)]
+        return torch.logsumexp(torch.cat(weights), dim=0)
 
     def log_likelihood(self, v: Tensor) -> Tensor:
         """log p(v) in nats (of the density, for Gaussian units), exactly: [B, visible] -> [B]."""
@@ -253,17 +254,7 @@ class RBM(nn.Module):
 
     def _log_weight(self, h: Tensor) -> Tensor:
         """log of the sum (integral) of exp(-E(v, h)) over v: [B, hidden] -> [B]."""
-        field = h @ self.W.mT
-        if self.gaussian:
-            over_v = 0.5 * field.square() + field * self.vbias + 0.5 * math.log(2 * math.pi)
-        else:
-            over_v = softplus(field + self.vbias)
-        return (h * self.hbias).sum(dim=-1) + over_v.sum(dim=-1)
-
-
-def bernoulli(p: Tensor, generator: torch.Generator) -> Tensor:
-    """1 with probability p, else 0, in p's type; four times as fast on a CPU as torch.bernoulli."""
-    return torch.empty_like(p).uniform_(generator=generator).lt_(p)
+        return self.visible_units.log_normaliser(h @ self.W.mT, self.vbias) - self.hidden_units.energy(h, self.hbias)
 
 
 def gradient(parameter: Tensor) -> Tensor:

@@ -122,6 +122,18 @@ class Experiment(Spec):
         return self
 
     @model_validator(mode="after")
+    def _layers_fit(self) -> Experiment:
+        recipes = [self.recipe(position) for position in range(len(self.layer_units))]
+        for position, recipe in enumerate(recipes):
+            unfit = self.model.unfit_layer(position, recipe.layer)
+            if unfit is None and position > 0:
+                unfit = recipe.layer.unfit_above(recipes[position - 1].layer)
+            if unfit is not None:
+                where = ("pretrain", position) if isinstance(self.pretrain, tuple) else ("pretrain",)
+                raise misuse(f"layer {position + 1}: {unfit}", *where, "layer")
+        return self
+
+    @model_validator(mode="after")
     def _measures_fit(self) -> Experiment:
         kinds = [measure.kind for measure in self.measures]
         for position, measure in enumerate(self.measures):

@@ -28,6 +28,15 @@ class LayerSpec(Component):
         """Whether there is a way back from its code to its input: `decode` and `decoder`."""
         return True
 
+    @property
+    def activation(self) -> Literal["sigmoid", "relu", "linear"]:
+        """Of the units of a network that it is unrolled into."""
+        return "sigmoid"
+
+    def unfit_above(self, below: LayerSpec) -> str | None:
+        """Why it cannot be trained on what such a layer makes of the data; None if it can."""
+        return None
+
     def parameters(self, visible: int, hidden: int) -> int:
         """How many, about: by which jobs are sized."""
         return visible * hidden
@@ -46,6 +55,12 @@ class Rbm(LayerSpec):
     visible_units: Literal["bernoulli", "gaussian"] = Field(
         "bernoulli", description="gaussian: unit variance, for standardised data"
     )
+    hidden_units: Literal["bernoulli", "gaussian", "relu"] = Field(
+        "bernoulli",
+        description="gaussian: linear, unit variance, for a code (Hinton and Salakhutdinov 2006); relu: noisy "
+        "rectified linear (Nair and Hinton 2010), without a likelihood. Both ask for a learning rate of about 0.001",
+        exclude_if=lambda units: units == "bernoulli",  # declared and digested as before there were others
+    )
     cd_steps: PositiveInt = Field(1, description="k of CD-k: Gibbs steps before the negative statistics")
     persistent: bool = Field(False, description="PCD: the chains live on from update to update (Tieleman 2008)")
     chains: PositiveInt = Field(100, description="number of persistent chains; without effect unless persistent")
@@ -61,6 +76,32 @@ class Rbm(LayerSpec):
         0.0, description="desired mean activity of a hidden unit; without effect at cost 0"
     )
     sparsity_cost: NonNegativeFloat = Field(0.0, description="weight of the sparsity term (Hinton 2010, section 11)")
+
+    @model_validator(mode="after")
+    def _hidden_units_fit(self) -> Rbm:
+        if self.hidden_units == self.visible_units == "gaussian":
+            raise misuse(
+                "Gaussian units on both sides have no distribution once a weight is large: take hidden_units bernoulli "
+                "or relu",
+                "hidden_units",
+            )
+        if self.hidden_units != "bernoulli" and self.sparsity_cost:
+            raise misuse(
+                f"sparsity is for binary hidden units, whose mean is a probability, not for {self.hidden_units} ones",
+                "sparsity_cost",
+            )
+        return self
+
+    @property
+    def activation(self) -> Literal["sigmoid", "relu", "linear"]:
+        activations: dict[str, Literal["sigmoid", "relu", "linear"]]
+        activations = {"bernoulli": "sigmoid", "gaussian": "linear", "relu": "relu"}
+        return activations[self.hidden_units]
+
+    def unfit_above(self, below: LayerSpec) -> str | None:
+        if self.visible_units == "bernoulli" and below.activation != "sigmoid":
+            return f"the {below.activation} units below are no probabilities: this layer needs visible_units gaussian"
+        return None
 
     @property
     def products(self) -> int:

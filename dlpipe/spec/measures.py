@@ -55,6 +55,8 @@ class LogLikelihood(MeasureSpec):
     def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
         if not isinstance(subject, Rbm):
             return f"log_likelihood is a measure of an RBM; what is measured here is of kind {subject.slug}"
+        if subject.hidden_units != "bernoulli":
+            return f"log_likelihood is for binary hidden units; this layer's are {subject.hidden_units}"
         if subject.visible_units == "bernoulli" and dataset.scaling != "binary":
             return "binary units give shades of grey no probability: set dataset.scaling to binary"
         return None

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dlpipe.spec.base import Component, Many, PositiveInt, Probability
+from dlpipe.spec.layers import LayerSpec
 from dlpipe.spec.tasks import Generative, Reconstruction, TaskSpec
 
 
@@ -34,6 +35,10 @@ class ModelSpec(Component):
         """Why this model cannot be trained on such a task; None if it can."""
         if isinstance(task, Generative) and not self.generative:
             return f"a model of kind {self.kind} does not generate its inputs: its task cannot be generative"  # type: ignore[attr-defined]
+        return None
+
+    def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
+        """Why it cannot be unrolled from such a layer at `position`; None if it can."""
         return None
 
     def parameters(self, inputs: int, outputs: int) -> int:
@@ -70,6 +75,15 @@ class Mlp(ModelSpec):
     def layer_units(self) -> tuple[int, ...]:
         return self.units
 
+    def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
+        """Sigmoid layers may start units of any kind, rectified ones their own; linear ones are for a code."""
+        if layer.activation in ("sigmoid", self.activation):
+            return None
+        advice = (
+            "set model.activation to relu" if layer.activation == "relu" else "a deep_autoencoder has a linear code"
+        )
+        return f"{layer.activation} units are pretrained, those of the perceptron are {self.activation}: {advice}"
+
     def parameters(self, inputs: int, outputs: int) -> int:
         return sum(n * m for n, m in pairwise((inputs, *self.units, outputs)))
 
@@ -99,6 +113,16 @@ class DeepAutoencoder(ModelSpec):
         if isinstance(task, Reconstruction):
             return None
         return f"a deep_autoencoder gives back its input: its task is of kind reconstruction, not {task.slug}"
+
+    def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
+        if position < len(self.units) and layer.activation != "sigmoid":
+            return f"{layer.activation} units are pretrained, those below the code are sigmoid"
+        if position == len(self.units) and layer.activation != "linear":
+            return (
+                f"the code is linear, the units that are pretrained for it {layer.activation}: make pretrain a list "
+                "with a recipe for each layer, the last one's layer {kind: rbm, hidden_units: gaussian}"
+            )
+        return None
 
     def parameters(self, inputs: int, outputs: int) -> int:
         return 2 * sum(n * m for n, m in pairwise((inputs, *self.layer_units)))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dlpipe.layers.rbm import RBM, states
+from dlpipe.layers.units import UNITS, Units
 from dlpipe.spec.layers import Rbm
 
 ROUNDING = {"rtol": 1e-11, "atol": 1e-12}  # float64 sums of at most a few thousand terms
@@ -40,9 +41,13 @@ def energy(layer: RBM, v: Tensor, h: Tensor) -> Tensor:
     N, M = len(v), len(h)
     table = torch.empty(N, M, dtype=torch.float64)
     for n, m in itertools.product(range(N), range(M)):
-        own = 0.5 * torch.sum((v[n] - layer.vbias) ** 2) if layer.gaussian else -torch.dot(layer.vbias, v[n])
-        table[n, m] = own - torch.dot(layer.hbias, h[m]) - v[n] @ layer.W @ h[m]
+        table[n, m] = own(layer.visible_units, v[n], layer.vbias) + own(layer.hidden_units, h[m], layer.hbias)
+        table[n, m] -= v[n] @ layer.W @ h[m]
     return table.detach()
+
+
+def own(units: Units, u: Tensor, bias: Tensor) -> Tensor:
+    return -torch.dot(bias, u) if units.binary else 0.5 * torch.sum((u - bias) ** 2)
 
 
 def gradients(layer: RBM) -> dict[str, Tensor]:
@@ -90,6 +95,27 @@ def test_gaussian_conditionals_by_quadrature() -> None:
     torch.testing.assert_close(layer.propup(v).detach(), joint / joint.sum(1, keepdim=True) @ h, **ROUNDING)
 
 
+def grid(units: int, ends: float = 12.0, points: int = 121) -> tuple[Tensor, float]:
+    """Points [points^units, units] and the log of a cell's size. For Gaussians of deviation 1 the trapezoid rule's
+    error falls like exp(-(2 pi sigma / step)^2 / 2): nothing at a step of 0.2."""
+    axis = torch.linspace(-ends, ends, points, dtype=torch.float64)
+    return torch.cartesian_prod(*[axis] * units).view(-1, units), units * math.log(2 * ends / (points - 1))
+
+
+def test_gaussian_hidden_units_by_quadrature() -> None:
+    layer = small_rbm(hidden=2, hidden_units="gaussian")
+    v, (h, log_cell) = binary_states(4), grid(2)
+    log_joint = -energy(layer, v, h)
+    torch.testing.assert_close(-layer.free_energy(v).detach(), log_joint.logsumexp(1) + log_cell, **ROUNDING)
+    torch.testing.assert_close(layer.log_partition(), log_joint.flatten().logsumexp(0) + log_cell, **ROUNDING)
+    given_v = log_joint.softmax(1)
+    mean = given_v @ h
+    torch.testing.assert_close(layer.propup(v).detach(), mean, **ROUNDING)
+    torch.testing.assert_close(given_v @ h**2 - mean**2, torch.ones_like(mean), **ROUNDING)
+    some = h[::1000]
+    torch.testing.assert_close(layer.propdown(some).detach(), log_joint[:, ::1000].softmax(0).T @ v, **ROUNDING)
+
+
 @pytest.mark.parametrize(("visible", "hidden"), [(4, 3), (3, 5)], ids=["over-hidden", "over-visible"])
 def test_log_partition_is_the_sum_over_all_states(visible: int, hidden: int) -> None:
     layer = small_rbm(visible, hidden)
@@ -120,6 +146,66 @@ def test_too_large_to_enumerate_is_said() -> None:
         RBM(21, 22).log_partition()
     with pytest.raises(ValueError, match="at most 20 hidden units, not for 3 x 21"):
         RBM(3, 21, visible_units="gaussian").log_partition()
+    with pytest.raises(ValueError, match="at most 20 visible units, not for 21 x 3"):
+        RBM(21, 3, hidden_units="gaussian").log_partition()
+    with pytest.raises(ValueError, match="at most 20 binary units, not for 2 x 3"):
+        RBM(2, 3, visible_units="gaussian", hidden_units="relu").log_partition()
+
+
+def test_rectified_units_have_no_likelihood() -> None:
+    layer = small_rbm(hidden_units="relu")
+    for ask in (layer.free_energy, layer.log_likelihood):
+        with pytest.raises(ValueError, match="neither free energy nor likelihood is defined"):
+            ask(binary_states(4))
+    assert set(layer.validate(binary_states(4))) == {"reconstruction_error"}
+
+
+# Noisy rectified linear units
+
+
+def test_a_rectified_unit_stands_for_binary_ones_of_which_some_are_on() -> None:
+    """nair2010: biases of one half less, three halves less, ...; the number that is on is log(1 + exp(x)), nearly."""
+    x = torch.linspace(-5, 10, 61, dtype=torch.float64)
+    on = torch.sigmoid(x[:, None] + 0.5 - torch.arange(1, 200)).sum(1)
+    torch.testing.assert_close(on, torch.nn.functional.softplus(x), rtol=0.0, atol=0.02)
+
+
+def test_mean_of_a_rectified_unit_by_quadrature() -> None:
+    x = torch.tensor([-30.0, -4.0, -1.0, 0.0, 0.5, 3.0, 40.0], dtype=torch.float64)
+    noise = torch.linspace(-9, 9, 2_000_001, dtype=torch.float64)
+    density = torch.exp(-0.5 * noise**2) / math.sqrt(2 * math.pi)
+    expected = [torch.trapezoid((t + t.sigmoid().sqrt() * noise).clamp_min(0) * density, noise).item() for t in x]
+    # The integrand has a kink, where the rule is off by the square of a step, 1e-10.
+    assert UNITS["relu"].mean(x).tolist() == pytest.approx(expected, abs=1e-9)
+    far = UNITS["relu"].mean(torch.tensor([-1e4, -200.0, 200.0, 1e4]))
+    assert far.tolist() == [0.0, 0.0, 200.0, 1e4]
+
+
+def test_a_rectified_layer_is_one_of_a_network_upwards_and_draws_about_its_mean() -> None:
+    layer = small_rbm(hidden_units="relu")
+    v = binary_states(4)
+    torch.testing.assert_close(layer.encode(v), torch.relu(v @ layer.W + layer.hbias), **ROUNDING)
+    n = 50_000
+    mean, sample = layer.sample_h_given_v(v[[11]].repeat(n, 1), generator())
+    torch.testing.assert_close(mean[0], layer.propup(v[[11]])[0])
+    total = (v[11] @ layer.W + layer.hbias).detach()
+    assert (sample >= 0).all()
+    # Five standard errors; a rectified normal deviates no more than the normal.
+    assert ((sample.mean(0) - mean[0]).abs() < 5 * total.sigmoid().sqrt() / math.sqrt(n)).all()
+    on = (sample > 0).double().mean(0)
+    torch.testing.assert_close(on, torch.special.ndtr(total / total.sigmoid().sqrt()), rtol=0.0, atol=2.5 / n**0.5)
+
+
+def test_the_update_of_rectified_units_is_the_difference_of_two_correlations() -> None:
+    layer = small_rbm(hidden_units="relu", cd_steps=2)
+    v = batch(layer)
+    model = particles(layer, v, generator(5))
+    layer.step(v, generator(5))
+    statistics = [(data.T @ layer.propup(data) / len(data)).detach() for data in (model, v)]
+    torch.testing.assert_close(gradients(layer)["W"], statistics[0] - statistics[1], **ROUNDING)
+    means = [layer.propup(data).mean(0).detach() for data in (model, v)]
+    torch.testing.assert_close(gradients(layer)["hbias"], means[0] - means[1], **ROUNDING)
+    torch.testing.assert_close(gradients(layer)["vbias"], model.mean(0) - v.mean(0), **ROUNDING)
 
 
 # The gradient
@@ -165,6 +251,42 @@ def test_the_expected_update_tends_to_the_exact_gradient() -> None:
         assert distance(gradients(layer), expected_update(layer, v, k)) < bound
 
 
+def expected_linear_update(layer: RBM, v: Tensor, k: int) -> dict[str, Tensor]:
+    """The same for one Gaussian hidden unit, by quadrature over it: v to h to v is a transition between 16 states."""
+    all_v, (h, log_cell) = binary_states(4), grid(1)
+    h_given_v = torch.exp(-0.5 * (h.T - layer.propup(all_v)) ** 2 + log_cell) / math.sqrt(2 * math.pi)
+    v_given_h = torch.softmax(-energy(layer, all_v, h), dim=0).T
+    start = torch.stack([(all_v == row).all(1).double() for row in v]).mean(0)
+    weight, particles = (start @ h_given_v, layer.propdown(h)) if k == 1 else (start, all_v)
+    if k > 1:
+        weight = start @ torch.linalg.matrix_power(h_given_v @ v_given_h, k)
+    weight, particles, positive = weight.detach(), particles.detach(), layer.propup(v).detach()
+    negative = layer.propup(particles).detach()
+    return {
+        "W": torch.einsum("n,ni,nj->ij", weight, particles, negative) - v.T @ positive / len(v),
+        "hbias": weight @ negative - positive.mean(0),
+        "vbias": weight @ particles - v.mean(0),
+    }
+
+
+def test_the_expected_update_with_a_linear_hidden_unit() -> None:
+    layer = small_rbm(hidden=1, scale=1.5, hidden_units="gaussian")
+    v = binary_states(4)[[3, 5, 12]]
+    exact = exact_gradient(layer, v)
+    bias = [distance(expected_linear_update(layer, v, k), exact) for k in (1, 2, 5, 10, 20)]
+    assert bias == sorted(bias, reverse=True)
+    assert bias[0] > 0.05
+    assert bias[-1] < 1e-8
+    copies = 100_000
+    # As above, but what is averaged lies within an interval of twice the largest mean of h.
+    bound = 5 * layer.propup(binary_states(4)).abs().max().item() / math.sqrt(3 * copies)
+    assert bound < bias[0] / 5
+    for k in (1, 2, 5):
+        layer.cd_steps = k
+        layer.step(v.repeat(copies, 1), generator(k))
+        assert distance(gradients(layer), expected_linear_update(layer, v, k)) < bound
+
+
 VARIANTS = {
     "CD-1": {},
     "CD-3": {"cd_steps": 3},
@@ -172,6 +294,8 @@ VARIANTS = {
     "gaussian CD-1": {"visible_units": "gaussian"},
     "gaussian CD-2": {"visible_units": "gaussian", "cd_steps": 2},
     "gaussian PCD": {"visible_units": "gaussian", "persistent": True, "chains": 5},
+    "linear CD-1": {"hidden_units": "gaussian"},
+    "linear PCD": {"hidden_units": "gaussian", "persistent": True, "chains": 5, "cd_steps": 2},
     "sparse": {"sparsity_cost": 0.3, "sparsity_target": 0.1},
     "sparse PCD": {"sparsity_cost": 2.0, "sparsity_target": 0.05, "persistent": True, "chains": 9},
 }
@@ -198,8 +322,9 @@ def test_the_gradient_is_that_of_the_free_energy_difference(options: dict[str, o
     layer = small_rbm(**options)
     v = batch(layer)
     objective = layer.free_energy(v).mean() - layer.free_energy(particles(layer, v, generator(5))).mean()
-    q, p = layer.propup(v).mean(0), layer.sparsity_target
-    objective = objective - layer.sparsity_cost * (p * q.log() + (1 - p) * (1 - q).log()).sum()
+    if layer.sparsity_cost:
+        q, p = layer.propup(v).mean(0), layer.sparsity_target
+        objective = objective - layer.sparsity_cost * (p * q.log() + (1 - p) * (1 - q).log()).sum()
     layer.step(v, generator(5))
     torch.testing.assert_close(gradients(layer), autograd(layer, objective), **ROUNDING)
 
@@ -225,7 +350,15 @@ def test_sparsity_brings_the_mean_activity_to_its_target() -> None:
     assert layer.propup(v).mean().item() == pytest.approx(0.1, abs=0.1)
 
 
-@pytest.mark.parametrize("options", [*VARIANTS.values(), {"centred": True}, {"centred": True, "persistent": True}])
+REST: list[dict[str, object]] = [
+    {"hidden_units": "relu"},
+    {"hidden_units": "relu", "persistent": True},
+    {"centred": True},
+    {"centred": True, "persistent": True},
+]
+
+
+@pytest.mark.parametrize("options", [*VARIANTS.values(), *REST])
 def test_same_generator_same_bits_and_the_global_one_untouched(options: dict[str, object]) -> None:
     before = torch.get_rng_state()
     results = []
@@ -263,7 +396,11 @@ BARS = torch.tensor(
 ).squeeze(1)
 
 
-@pytest.mark.parametrize("options", [{}, {"cd_steps": 5}, {"persistent": True}], ids=["CD-1", "CD-5", "PCD"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"cd_steps": 5}, {"persistent": True}, {"hidden_units": "gaussian"}],
+    ids=["CD-1", "CD-5", "PCD", "linear"],
+)
 def test_exact_log_likelihood_rises_in_training(options: dict[str, object]) -> None:
     """Six patterns of 9 pixels: log(1/6) = -1.79 is the best there is, independent pixels at their means give -5.73."""
     layer = RBM(9, 12, weight_scale=0.1, **options)  # type: ignore[arg-type]
@@ -313,6 +450,7 @@ CENTRED = {
     "CD-1": {},
     "PCD": {"persistent": True, "chains": 7},
     "gaussian CD-2": {"visible_units": "gaussian", "cd_steps": 2},
+    "linear": {"hidden_units": "gaussian"},
     "sparse": {"sparsity_cost": 0.3, "sparsity_target": 0.1},
 }
 centred_variants = pytest.mark.parametrize("options", CENTRED.values(), ids=CENTRED.keys())
@@ -358,9 +496,10 @@ def test_a_step_is_the_one_of_gradient_descent_in_the_centred_parameters(options
         return torch.func.functional_call(free_energy, {f"layer.{name}": p for name, p in plain().items()}, (v,)).mean()
 
     free_energy = FreeEnergy(layer)
-    q, p = torch.sigmoid(v @ plain()["W"] + plain()["hbias"]).mean(0), layer.sparsity_target
     loss = objective(v) - objective(particles(layer, v, generator(5)))
-    loss = loss - layer.sparsity_cost * (p * q.log() + (1 - p) * (1 - q).log()).sum()
+    if layer.sparsity_cost:
+        q, p = torch.sigmoid(v @ plain()["W"] + plain()["hbias"]).mean(0), layer.sparsity_target
+        loss = loss - layer.sparsity_cost * (p * q.log() + (1 - p) * (1 - q).log()).sum()
     slopes = torch.autograd.grad(loss, list(own.values()))
     with torch.no_grad():
         for parameter, slope in zip(own.values(), slopes, strict=True):

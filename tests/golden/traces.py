@@ -80,6 +80,8 @@ TRACES = {
     "rbm-pcd": Trace({"kind": "rbm", "persistent": True, "chains": 10}, MOMENTUM, CONSTANT),
     "rbm-centred": Trace({"kind": "rbm", "centred": True, "persistent": True, "chains": 10}, MOMENTUM, CONSTANT),
     "rbm-gaussian": Trace({"kind": "rbm", "visible_units": "gaussian"}, {"kind": "sgd"}, CONSTANT),
+    "rbm-linear": Trace({"kind": "rbm", "hidden_units": "gaussian"}, {"kind": "sgd"}, CONSTANT),
+    "rbm-rectified": Trace({"kind": "rbm", "hidden_units": "relu"}, {"kind": "sgd"}, CONSTANT),
     "autoencoder-tied": Trace({"kind": "autoencoder", "corruption": 0.25}, MOMENTUM, CONSTANT),
     "autoencoder-untied": Trace(
         {

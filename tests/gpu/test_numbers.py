@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dlpipe.layers import rbm
+from dlpipe.layers import units
 from dlpipe.layers.autoencoder import Autoencoder
 from dlpipe.layers.rbm import RBM
 from dlpipe.models.mlp import MLP
@@ -108,6 +108,8 @@ RBMS = {
     "CD-3": {"cd_steps": 3},
     "PCD": {"persistent": True, "chains": 70},
     "gaussian": {"visible_units": "gaussian"},
+    "linear": {"hidden_units": "gaussian"},
+    "rectified": {"hidden_units": "relu"},
     "sparse": {"sparsity_cost": 0.3, "sparsity_target": 0.1},
 }
 
@@ -117,8 +119,9 @@ RBMS = {
 def test_rbm_gradient_with_means_in_place_of_draws(
     options: dict[str, Any], precision: torch.dtype | None, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rbm, "bernoulli", lambda p, _: p)
-    monkeypatch.setattr(RBM, "sample_v_given_h", lambda self, h, _: (self.propdown(h), self.propdown(h)))
+    monkeypatch.setattr(units, "bernoulli", lambda p, _: p)
+    for kind in (units.Gaussian, units.Rectified):
+        monkeypatch.setattr(kind, "mean_and_sample", lambda self, total, _: (self.mean(total), self.mean(total)))
     exact = at_work(RBM(VISIBLE, HIDDEN, **options))
 
     def step(layer: Any, place: torch.device) -> None:
@@ -185,7 +188,7 @@ def test_a_stream_is_a_function_of_its_key(device: torch.device) -> None:
 def test_draws_have_the_right_mean_and_width(device: torch.device) -> None:
     """Each within five deviations: a correct one misses that once in two million."""
     p = 0.3
-    ones = rbm.bernoulli(torch.full((DRAWN,), p, device=device), stream(0, "a", device=device))
+    ones = units.bernoulli(torch.full((DRAWN,), p, device=device), stream(0, "a", device=device))
     assert deviations(ones, p, math.sqrt(p * (1 - p))) < 5
     layer = RBM(1, 1, visible_units="gaussian").to(device)
     _, v = layer.sample_v_given_h(torch.zeros(DRAWN, 1, device=device), stream(0, "b", device=device))

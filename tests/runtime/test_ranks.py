@@ -55,6 +55,8 @@ KINDS: dict[str, Callable[[Store], Stage]] = {
     "rbm-cd1": rbm(),
     "rbm-cd3": rbm(cd_steps=3),
     "rbm-gaussian": rbm(visible_units="gaussian", cd_steps=2),
+    "rbm-linear": rbm(hidden_units="gaussian"),
+    "rbm-rectified": rbm(hidden_units="relu", cd_steps=2),
     "rbm-pcd": rbm(persistent=True, chains=10, cd_steps=2),
     "rbm-centred": rbm(centred=True),
     "rbm-second": second_layer,
