@@ -91,6 +91,7 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
         below = stage.inputs["below"]
         visible = int(find(below[-1]).spec["units"]) if below else features
         layer = _component("layer", stage.spec["layer"], LayerSpec)
+        trained_on = min(trained_on, stage.spec.get("labelled") or trained_on)
         parameters = layer.parameters(visible, int(stage.spec["units"]))
         work = 2.0 * layer.products * parameters
         return _training(stage, stage.spec["training"], trained_on, features + visible, parameters, work)

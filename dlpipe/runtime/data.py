@@ -108,6 +108,12 @@ class Layers:
         """Width of the representation on top."""
         return int(self.artifacts[-1].stage.spec["units"]) if self.artifacts else self.visible
 
+    @property
+    def decodes(self) -> bool:
+        """Whether there are layers, with a way back down through all of them."""
+        specs: list[Any] = [component("layer", artifact.stage.spec["layer"]) for artifact in self.artifacts]
+        return bool(specs) and all(spec.decodes for spec in specs)
+
     def stack(self, seed: int, device: torch.device) -> Stack:
         """Raises ArtifactError when a layer was not trained with that seed."""
         layers, visible = [], self.visible

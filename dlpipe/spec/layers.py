@@ -26,6 +26,11 @@ class LayerSpec(Component):
         return False
 
     @property
+    def decodes(self) -> bool:
+        """Whether there is a way back from its code to its input: `decode` and `decoder`."""
+        return True
+
+    @property
     def activation(self) -> Literal["sigmoid", "relu", "linear"]:
         """Of the units of a network that it is unrolled into."""
         return "sigmoid"
@@ -120,7 +125,7 @@ class Rbm(LayerSpec):
 
 
 class Autoencoder(LayerSpec):
-    """Autoencoder with sigmoid units: plain; denoising, contractive or sparse where these are above 0."""
+    """Autoencoder with one hidden layer: plain; denoising, contractive or sparse where these are above 0."""
 
     implementation: ClassVar[str] = "dlpipe.layers.autoencoder:Autoencoder"
     kind: Literal["autoencoder"] = "autoencoder"
@@ -144,6 +149,28 @@ class Autoencoder(LayerSpec):
         0.0, description="desired mean activity of a hidden unit; without effect at cost 0"
     )
     sparsity_cost: NonNegativeFloat = Field(0.0, description="weight of the sparsity term (Hinton 2010, section 11)")
+    hidden_units: Literal["sigmoid", "relu"] = Field(
+        "sigmoid",
+        description="relu: for a network of rectified units (Glorot et al. 2011); above such a layer take "
+        "reconstruction squared",
+        exclude_if=lambda units: units == "sigmoid",  # declared and digested as before there were others
+    )
+
+    @model_validator(mode="after")
+    def _penalties_are_of_sigmoid_units(self) -> Autoencoder:
+        for field in ("contraction", "sparsity_cost"):
+            if self.hidden_units != "sigmoid" and getattr(self, field):
+                raise misuse(f"{field} is for sigmoid hidden units, not for {self.hidden_units} ones", field)
+        return self
+
+    @property
+    def activation(self) -> Literal["sigmoid", "relu", "linear"]:
+        return self.hidden_units
+
+    def unfit_above(self, below: LayerSpec) -> str | None:
+        if self.reconstruction == "cross_entropy" and below.activation != "sigmoid":
+            return f"the {below.activation} units below are no probabilities: this layer needs reconstruction squared"
+        return None
 
     @model_validator(mode="after")
     def _emphasis_tells_inputs_apart(self) -> Autoencoder:
@@ -157,3 +184,23 @@ class Autoencoder(LayerSpec):
                 field,
             )
         return self
+
+
+class Supervised(LayerSpec):
+    """Sigmoid layer trained to classify, below an output layer that is thrown away (Bengio et al. 2007)."""
+
+    implementation: ClassVar[str] = "dlpipe.layers.supervised:Supervised"
+    kind: Literal["supervised"] = "supervised"
+
+    @property
+    def sees_labels(self) -> bool:
+        return True
+
+    @property
+    def decodes(self) -> bool:
+        return False
+
+    @property
+    def products(self) -> int:
+        """Up, and one for the gradient."""
+        return 2

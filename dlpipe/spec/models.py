@@ -124,6 +124,8 @@ class DeepAutoencoder(ModelSpec):
         return f"a deep_autoencoder gives back its input: its task is of kind reconstruction, not {task.slug}"
 
     def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
+        if not layer.decodes:
+            return f"a layer of kind {layer.kind} has no way back to its input for the decoder to start from"  # type: ignore[attr-defined]
         if position < len(self.units) and layer.activation != "sigmoid":
             return f"{layer.activation} units are pretrained, those below the code are sigmoid"
         if position == len(self.units) and layer.activation != "linear":

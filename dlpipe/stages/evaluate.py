@@ -157,13 +157,13 @@ class Evaluation:
         return {**shaped, **small, **first.tensors, **stacked}
 
     def _pictures(self, model: Any, stack: Stack) -> dict[str, Tensor]:
-        """Filters, and reconstructions by the pretrained layers: [n, features] each."""
+        """Filters, and reconstructions by pretrained layers that decode: [n, features] each."""
         test = self.splits["test"]
         pictures = {f"filters/{k}": filters for k, filters in enumerate(_projected(stack), start=1)}
         first = next((p for p in model.parameters() if p.ndim == 2 and p.shape[0] == features(self.data)), None)
         if first is not None and not hasattr(model, "filters"):  # whose filters are smaller than an input
             pictures["filters_finetuned/1"] = first.detach().T[:FILTERS]
-        if stack.layers:
+        if self.layers.decodes:
             pictures["reconstruction_inputs"] = test.inputs[:RECONSTRUCTIONS]
             pictures["reconstructions"] = stack.decode(stack.encode(test.inputs[:RECONSTRUCTIONS]))
         return pictures

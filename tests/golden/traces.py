@@ -118,6 +118,12 @@ TRACES = {
     "autoencoder-sparse": Trace(
         {"kind": "autoencoder", "tied": False, "sparsity_target": 0.1, "sparsity_cost": 0.1}, MOMENTUM, CONSTANT
     ),
+    "autoencoder-rectified": Trace(
+        {"kind": "autoencoder", "hidden_units": "relu", "reconstruction": "squared", "corruption": 0.25},
+        {"kind": "adam"},
+        CONSTANT,
+    ),
+    "supervised": Trace({"kind": "supervised"}, MOMENTUM, CONSTANT),
     "classifier-nesterov": Trace(
         {**MLP, "dropout": 0.2},
         {"kind": "sgd", "momentum": 0.9, "nesterov": True},

@@ -71,6 +71,8 @@ KINDS: dict[str, Callable[[Store], Stage]] = {
     "autoencoder-emphasis": autoencoder(corruption=0.3, untouched_weight=0.5),
     "autoencoder-contractive": autoencoder(contraction=0.1),
     "autoencoder-gaussian": autoencoder(corruption=0.3, corruption_kind="gaussian", reconstruction="squared"),
+    "autoencoder-rectified": autoencoder(hidden_units="relu", corruption=0.3),
+    "supervised": lambda store: pretrain_stage(prepared(store), {"kind": "supervised"}),
     "classifier-dropout": classifier(),
     "classifier-top": classifier(train="top", clip_norm=0.05),
     "classifier-clip": classifier(clip_norm=0.05, schedule={"kind": "cosine"}),

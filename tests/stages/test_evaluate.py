@@ -162,6 +162,22 @@ def test_reconstructions_go_up_and_down_the_stack(chain: Chain) -> None:
     torch.testing.assert_close(chain.outputs["reconstructions"], up.reshape(10, *SHAPE), rtol=1e-5, atol=1e-6)
 
 
+def test_a_stack_with_no_way_back_has_no_reconstructions(tmp_path: Path) -> None:
+    """Of two layers the upper one was trained to classify."""
+    store = Store(tmp_path / "data", tmp_path / "results")
+    data = prepared(store)
+    first = pretrain_stage(data, epochs=1.0)
+    second = pretrain_stage(data, {"kind": "supervised"}, (first.id,), units=6, epochs=1.0)
+    for layer in (first, second):
+        pretrain.run(layer, store)
+    phase = finetune_stage(data, (first.id, second.id), model={"kind": "mlp", "units": [8, 6]})
+    finetune.run(phase, store)
+    artifact = evaluate.run(evaluate_stage(phase, (first.id, second.id)), store)
+    outputs = load_file(artifact.path("outputs.safetensors"))
+    assert {"filters/1", "filters/2"} <= set(outputs)
+    assert not any(name.startswith("reconstruction") for name in outputs)
+
+
 def test_wrong_examples_are_wrong_and_labelled_true_then_predicted(chain: Chain) -> None:
     predicted, targets = chain.logits(0, "test").argmax(dim=1), chain.tensors["test.targets"]
     wrong = (predicted != targets).nonzero().flatten()[:20]
