@@ -105,6 +105,14 @@ def test_the_number_of_labels_is_no_part_of_a_layer(tmp_path):
     assert not ids(after, "finetune") & ids(before, "finetune")
 
 
+def test_it_is_part_of_a_layer_that_sees_them_and_of_what_is_above(tmp_path):
+    second = ("pretrain.1.layer={kind: supervised}",)
+    before, after = (plan_of(tmp_path, overrides=(*second, *more)) for more in ((), ("dataset.labelled=50",)))
+    both = {before.stages[stage].name for stage in ids(before, "pretrain") & ids(after, "pretrain")}
+    assert both == {"digits-200-rbm12"}
+    assert {stage.spec.get("labelled", "unseen") for stage in after.of_rule("pretrain")} == {"unseen", 50}
+
+
 @pytest.mark.parametrize(
     ("component", "kept"),
     [(Rbm, {"prepare"}), (Autoencoder, {"prepare", "first layers"}), (Sgd, {"prepare"})],

@@ -101,6 +101,15 @@ def test_sizes_of_a_real_plan(tmp_path, monkeypatch):
     assert {size.steps for size in tuned} == {3 * 3 * 3}  # epochs, batches of 60 labelled examples, seeds
 
 
+def test_a_layer_that_sees_labels_is_as_much_work_as_there_are_labels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_experiment(tmp_path, EXPERIMENT.replace("{kind: autoencoder}", "{kind: supervised}"))
+    plan = Workflow({"experiments": ["small"]}).plan
+    (layer,) = (stage for stage in plan.of_rule("pretrain") if "supervised" in stage.name)
+    size = size_of(layer, plan.stages.__getitem__)
+    assert (size.steps, size.flops_a_step) == (2 * 3 * 3, 2 * 2 * 11 * 10 * 20)  # epochs, batches of 60, seeds
+
+
 @pytest.mark.parametrize(
     "config", [{"max_mem_mb": "lots"}, {"max_runtime": 0}, {"max_gpu": -1}, {"max_mem_mb": True}], ids=str
 )

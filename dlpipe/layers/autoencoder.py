@@ -1,14 +1,15 @@
-"""Autoencoder with one sigmoid hidden layer: plain, denoising, contractive or sparse, or several of these at once.
+"""Autoencoder with one hidden layer: plain, denoising, contractive or sparse, or several of these at once.
 
 Papers: bengio2007 (greedy layerwise training of autoencoders), vincent2008 (denoising), vincent2010 (emphasis; salt and
-pepper), rifai2011 (contractive), hinton2010 (the sparsity penalty, section 11, as the RBM has it).
+pepper), rifai2011 (contractive), hinton2010 (the sparsity penalty, section 11, as the RBM has it), glorot2011
+(rectified hidden units).
 
 The input is corrupted, encoded, decoded, and compared with the clean input:
 
     x  = corrupt(v)                    masking: an input is set to 0 with probability `corruption`
                                        salt_and_pepper: with that probability to 0 or 1, by a fair coin
                                        gaussian: Normal(0, corruption^2) is added
-    h  = sigmoid(x W + hbias)          encode
+    h  = sigmoid(x W + hbias)          encode;  rectified: max(0, x W + hbias)
     a  = h W_prime + vbias             W_prime [hidden, visible]; tied: W_prime = W'
     cross_entropy: z = sigmoid(a),     L = sum_i softplus(a_i) - v_i a_i = - sum_i v_i log z_i + (1 - v_i) log(1 - z_i)
     squared:       z = a,              L = sum_i (z_i - v_i)^2
@@ -26,6 +27,8 @@ With da = e (z - v) / B (squared: twice that), its gradient is
     dh = da W_prime' * s  +  2 contraction / B * s^2 (1 - 2 h) |W_j|^2  +  sparsity_cost / B * (q - t) / (q (1 - q)) * s
     dW = x' dh + 2 contraction * W * (mean of s^2 over the batch),    dW_prime = h' da    (tied: da' h is added to dW)
     dhbias = sum of dh over the batch,    dvbias = sum of da
+
+Rectified units have the slope s = 1 where h > 0, else 0, and none of the penalties, which are of sigmoid units.
 
 Shapes: v, x, a, z [B, visible], h, s [B, hidden], W [visible, hidden]. The batch is the last dimension but one
 throughout.
@@ -61,6 +64,7 @@ class Autoencoder(nn.Module):
         contraction: float = 0.0,
         sparsity_target: float = 0.0,
         sparsity_cost: float = 0.0,
+        hidden_units: Literal["sigmoid", "relu"] = "sigmoid",
     ) -> None:
         super().__init__()
         self.corruption = corruption
@@ -72,6 +76,7 @@ class Autoencoder(nn.Module):
         self.contraction = contraction
         self.sparsity_target = sparsity_target
         self.sparsity_cost = sparsity_cost
+        self.rectified = hidden_units == "relu"
         self.W = nn.Parameter(torch.zeros(visible, hidden))
         self.hbias = nn.Parameter(torch.zeros(hidden))
         self.vbias = nn.Parameter(torch.zeros(visible))
@@ -80,8 +85,11 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def initialise(self, mean: Tensor, generator: torch.Generator) -> None:
-        """Weights for sigmoid units (glorot2010), hidden biases 0, visible biases from the data's `mean` [visible]."""
-        bound = 4 * math.sqrt(6 / sum(self.W.shape))
+        """Weights for the hidden units' slope, hidden biases 0, visible biases from the data's `mean` [visible].
+
+        Four times glorot2010's for sigmoid units; twice its variance for rectified ones, half of which are 0 (he2015).
+        """
+        bound = (math.sqrt(2) if self.rectified else 4) * math.sqrt(6 / sum(self.W.shape))
         self.W.uniform_(-bound, bound, generator=generator)
         if not self.tied:
             self.W_prime.uniform_(-bound, bound, generator=generator)
@@ -107,7 +115,8 @@ class Autoencoder(nn.Module):
 
     def encode(self, v: Tensor) -> Tensor:
         """[B, visible] -> [B, hidden]: what the layer above is trained on, from clean input."""
-        return torch.sigmoid(v @ self.W + self.hbias)
+        total = v @ self.W + self.hbias
+        return torch.relu(total) if self.rectified else torch.sigmoid(total)
 
     def decode(self, h: Tensor) -> Tensor:
         """[B, hidden] -> [B, visible]."""
@@ -140,7 +149,8 @@ class Autoencoder(nn.Module):
         da = (self._output(a) - v) * ((2 if self.squared else 1) / v.shape[-2])
         if emphasis is not None:
             da *= emphasis
-        dh = da @ (self.W if self.tied else self.W_prime.mT) * h * (1 - h)
+        dh = da @ (self.W if self.tied else self.W_prime.mT)
+        dh = dh * (h > 0) if self.rectified else dh * h * (1 - h)
         if self.contraction or self.sparsity_cost:
             dh = dh + self._penalty(h)
         if self.tied:  # both terms in one product: [visible, 2B] @ [2B, hidden]
@@ -197,7 +207,7 @@ class Autoencoder(nn.Module):
         return {"loss": self.loss(a, v), "reconstruction_error": squared_error} | self._code(h)
 
     def encoder(self) -> tuple[Tensor, Tensor]:
-        """Weight [visible, hidden] and bias [hidden] of the sigmoid layer that this one unrolls into."""
+        """Weight [visible, hidden] and bias [hidden] of the layer that this one unrolls into."""
         return self.W.detach(), self.hbias.detach()
 
     def decoder(self) -> tuple[Tensor, Tensor]:

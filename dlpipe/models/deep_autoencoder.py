@@ -9,12 +9,8 @@ Paper: hinton2006science (unrolled from restricted Boltzmann machines, then trai
     g_{l-1} = sigmoid(g_l V_l + c_l)                [B, units_{l-1}], l = L ... 2
     outputs = g_1 V_1 + c_1                         [B, inputs], before the sigmoid of the task's cross-entropy
 
-Encoder and decoder start from the same weights, V_l = W_l', and then go their own ways.
-
-A pretrained layer gives h = sigmoid(a) upwards and h W' + c downwards. On the code layer the sigmoid is replaced by its
-tangent at a = 0, which is 1/2 + a/4; with half of the slope on either side, V = W' holds there too:
-
-    code = a / 2,    h W' + c = code W' / 2 + (c + sum_j W_j / 2)
+Encoder and decoder start from the same weights, V_l = W_l', and then go their own ways. Unrolled from RBMs, the upmost
+of which has linear (Gaussian) hidden units, this is what the stack's means come to, up and down.
 
 With no sigmoid layer and squared error, the best that training can reach are the principal components.
 """
@@ -65,20 +61,15 @@ class DeepAutoencoder(nn.Module):
         Each is a weight [in, out] and a bias [out]. Raises ValueError where there are too many or a shape differs.
         """
         for layer, (weight, bias) in enumerate(self._fitting(encoders, self.encoder)):
-            half = 0.5 if self._is_code(layer) else 1.0
-            self.encoder[layer].copy_(half * weight)
-            self.encoder_biases[layer].copy_(half * bias)
+            self.encoder[layer].copy_(weight)
+            self.encoder_biases[layer].copy_(bias)
 
     @torch.no_grad()
     def unroll_back(self, decoders: Sequence[tuple[Tensor, Tensor]]) -> None:
         """The same for the decoder: each is a weight [out, in] and a bias [in], again from the bottom to the top."""
         for layer, (weight, bias) in enumerate(self._fitting(decoders, self.decoder)):
-            half, shift = (0.5, weight.sum(dim=0) / 2) if self._is_code(layer) else (1.0, 0.0)
-            self.decoder[layer].copy_(half * weight)
-            self.decoder_biases[layer].copy_(bias + shift)
-
-    def _is_code(self, layer: int) -> bool:
-        return layer == len(self.encoder) - 1
+            self.decoder[layer].copy_(weight)
+            self.decoder_biases[layer].copy_(bias)
 
     def _fitting(
         self, given: Sequence[tuple[Tensor, Tensor]], own: nn.ParameterList

@@ -12,6 +12,8 @@ from dlpipe.spec.base import Component, NonNegativeFloat, PositiveFloat, Positiv
 
 class LayerSpec(Component):
     family: ClassVar[str] = "layer"
+    samples: ClassVar[bool] = False
+    """Whether it is a model of its inputs that can be sampled from."""
 
     @property
     def slug(self) -> str:
@@ -22,6 +24,11 @@ class LayerSpec(Component):
     def sees_labels(self) -> bool:
         """Whether it is trained on labelled examples, on their labels too, and not on all without."""
         return False
+
+    @property
+    def decodes(self) -> bool:
+        """Whether there is a way back from its code to its input: `decode` and `decoder`."""
+        return True
 
     @property
     def activation(self) -> Literal["sigmoid", "relu", "linear"]:
@@ -46,6 +53,7 @@ class Rbm(LayerSpec):
     """Restricted Boltzmann machine: contrastive divergence (Hinton 2002) or persistent chains (Tieleman 2008)."""
 
     implementation: ClassVar[str] = "dlpipe.layers.rbm:RBM"
+    samples: ClassVar[bool] = True
     kind: Literal["rbm"] = "rbm"
     visible_units: Literal["bernoulli", "gaussian"] = Field(
         "bernoulli", description="gaussian: unit variance, for standardised data"
@@ -59,6 +67,12 @@ class Rbm(LayerSpec):
     cd_steps: PositiveInt = Field(1, description="k of CD-k: Gibbs steps before the negative statistics")
     persistent: bool = Field(False, description="PCD: the chains live on from update to update (Tieleman 2008)")
     chains: PositiveInt = Field(100, description="number of persistent chains; without effect unless persistent")
+    fast_rate: NonNegativeFloat = Field(
+        0.0,
+        description="learning rate of the fast weights that drive the persistent chains (Tieleman and Hinton 2009); "
+        "0: there are none",
+        exclude_if=operator.not_,
+    )
     centred: bool = Field(
         False,
         description="along the gradient of units less their means (Melchior et al. 2016)",
@@ -85,6 +99,12 @@ class Rbm(LayerSpec):
                 f"sparsity is for binary hidden units, whose mean is a probability, not for {self.hidden_units} ones",
                 "sparsity_cost",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fast_weights_drive_chains(self) -> Rbm:
+        if self.fast_rate and not self.persistent:
+            raise misuse("fast weights drive persistent chains: set persistent to true", "fast_rate")
         return self
 
     @property
@@ -128,7 +148,7 @@ class LabelRbm(LayerSpec):
 
 
 class Autoencoder(LayerSpec):
-    """Autoencoder with sigmoid units: plain; denoising, contractive or sparse where these are above 0."""
+    """Autoencoder with one hidden layer: plain; denoising, contractive or sparse where these are above 0."""
 
     implementation: ClassVar[str] = "dlpipe.layers.autoencoder:Autoencoder"
     kind: Literal["autoencoder"] = "autoencoder"
@@ -152,6 +172,28 @@ class Autoencoder(LayerSpec):
         0.0, description="desired mean activity of a hidden unit; without effect at cost 0"
     )
     sparsity_cost: NonNegativeFloat = Field(0.0, description="weight of the sparsity term (Hinton 2010, section 11)")
+    hidden_units: Literal["sigmoid", "relu"] = Field(
+        "sigmoid",
+        description="relu: for a network of rectified units (Glorot et al. 2011); above such a layer take "
+        "reconstruction squared",
+        exclude_if=lambda units: units == "sigmoid",  # declared and digested as before there were others
+    )
+
+    @model_validator(mode="after")
+    def _penalties_are_of_sigmoid_units(self) -> Autoencoder:
+        for field in ("contraction", "sparsity_cost"):
+            if self.hidden_units != "sigmoid" and getattr(self, field):
+                raise misuse(f"{field} is for sigmoid hidden units, not for {self.hidden_units} ones", field)
+        return self
+
+    @property
+    def activation(self) -> Literal["sigmoid", "relu", "linear"]:
+        return self.hidden_units
+
+    def unfit_above(self, below: LayerSpec) -> str | None:
+        if self.reconstruction == "cross_entropy" and below.activation != "sigmoid":
+            return f"the {below.activation} units below are no probabilities: this layer needs reconstruction squared"
+        return None
 
     @model_validator(mode="after")
     def _emphasis_tells_inputs_apart(self) -> Autoencoder:
@@ -165,3 +207,23 @@ class Autoencoder(LayerSpec):
                 field,
             )
         return self
+
+
+class Supervised(LayerSpec):
+    """Sigmoid layer trained to classify, below an output layer that is thrown away (Bengio et al. 2007)."""
+
+    implementation: ClassVar[str] = "dlpipe.layers.supervised:Supervised"
+    kind: Literal["supervised"] = "supervised"
+
+    @property
+    def sees_labels(self) -> bool:
+        return True
+
+    @property
+    def decodes(self) -> bool:
+        return False
+
+    @property
+    def products(self) -> int:
+        """Up, and one for the gradient."""
+        return 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -43,7 +44,8 @@ def reconstruction_loss(layer: Autoencoder, x: Tensor, v: Tensor, emphasis: Tens
 
 
 def encode(layer: Autoencoder, x: Tensor) -> Tensor:
-    return 1 / (1 + torch.exp(-(x @ layer.W + layer.hbias)))
+    total = x @ layer.W + layer.hbias
+    return total.clamp_min(0) if layer.rectified else 1 / (1 + torch.exp(-total))
 
 
 def squared_jacobian(layer: Autoencoder, x: Tensor) -> Tensor:
@@ -96,12 +98,15 @@ CORRUPTIONS = {
 }
 
 
+HIDDEN = {**PENALTIES, "rectified": {"hidden_units": "relu"}}
+
+
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("reconstruction", ["cross_entropy", "squared"])
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-@pytest.mark.parametrize("penalty", PENALTIES)
-def test_the_gradient_is_that_of_the_definition(tied: bool, reconstruction: str, corruption: str, penalty: str) -> None:
-    layer, v = make(tied=tied, reconstruction=reconstruction, **CORRUPTIONS[corruption], **PENALTIES[penalty])
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_the_gradient_is_that_of_the_definition(tied: bool, reconstruction: str, corruption: str, hidden: str) -> None:
+    layer, v = make(tied=tied, reconstruction=reconstruction, **CORRUPTIONS[corruption], **HIDDEN[hidden])
     x, chosen = layer.corrupt(v, generator(5))
     emphasis = emphasis_of(layer, chosen)
     metrics = layer.step(v, generator(5))
@@ -163,9 +168,9 @@ def test_penalties_do_what_they_are_for() -> None:
     assert ends["sparse"][1] < ends["no penalty"][1]
 
 
-@pytest.mark.parametrize("penalty", PENALTIES)
-def test_the_step_follows_autocast(penalty: str) -> None:
-    layer, v = make(corruption=0.3, untouched_weight=0.5, **PENALTIES[penalty])
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_the_step_follows_autocast(hidden: str) -> None:
+    layer, v = make(corruption=0.3, untouched_weight=0.5, **HIDDEN[hidden])
     layer.float()
     layer.step(v.float(), generator(5))
     exact = [parameter.grad.clone() for parameter in layer.parameters() if parameter.grad is not None]
@@ -277,20 +282,29 @@ def test_same_generator_same_bits_and_the_global_one_untouched(kind: str) -> Non
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("hidden_units", ["sigmoid", "relu"])
 @pytest.mark.parametrize("reconstruction", ["cross_entropy", "squared"])
-def test_validate_and_decode_agree_with_the_definition(reconstruction: str) -> None:
-    layer, v = make(reconstruction=reconstruction, corruption=0.4)
+def test_validate_and_decode_agree_with_the_definition(reconstruction: str, hidden_units: str) -> None:
+    layer, v = make(reconstruction=reconstruction, corruption=0.4, hidden_units=hidden_units)
     metrics = layer.validate(v)
     torch.testing.assert_close(metrics["loss"], definition(layer, v, v).detach(), **ROUNDING)
     error = ((layer.decode(layer.encode(v)) - v) ** 2).sum(1).mean().detach()
     torch.testing.assert_close(metrics["reconstruction_error"], error, **ROUNDING)
 
 
-def test_initialisation() -> None:
-    layer = Autoencoder(784, 500, tied=False)
+def test_some_rectified_units_are_silent_and_some_are_not() -> None:
+    """So that the tests above see either side of the kink."""
+    layer, v = make(hidden_units="relu")
+    silent = (layer.encode(v) == 0).double().mean().item()
+    assert 0.1 < silent < 0.9
+
+
+@pytest.mark.parametrize(("hidden_units", "gain"), [("sigmoid", 4), ("relu", math.sqrt(2))])
+def test_initialisation(hidden_units: Literal["sigmoid", "relu"], gain: float) -> None:
+    layer = Autoencoder(784, 500, tied=False, hidden_units=hidden_units)
     mean = torch.linspace(0, 1, 784)
     layer.initialise(mean, generator())
-    bound = 4 * math.sqrt(6 / 1284)
+    bound = gain * math.sqrt(6 / 1284)
     for weight in (layer.W, layer.W_prime):
         # A uniform sample's mean and mean square: deviations bound / sqrt(3 n) and bound^2 * sqrt(4 / 45 / n); five.
         n = weight.numel()

@@ -49,6 +49,7 @@ AUTOENCODER = {"kind": "autoencoder", "corruption": 0.3}
 UNTIED = {"kind": "autoencoder", "tied": False, "corruption": 0.2, "corruption_kind": "gaussian"}
 SALTED = {"kind": "autoencoder", "corruption": 0.2, "corruption_kind": "salt_and_pepper", "untouched_weight": 0.5}
 PENALISED = {"kind": "autoencoder", "contraction": 0.1, "sparsity_target": 0.1, "sparsity_cost": 0.1}
+RECTIFIED = {"kind": "autoencoder", "corruption": 0.2, "hidden_units": "relu", "reconstruction": "squared"}
 BFLOAT16 = {"precision": "bfloat16"}
 STEADY = {"optimizer": {"kind": "sgd", "learning_rate": 0.005}}
 """For persistent chains, which must keep up with the weights."""
@@ -67,6 +68,8 @@ STAGES: dict[str, Callable[[Store], Stage]] = {
     "autoencoder-untied": lambda store: layer(store, UNTIED, optimizer=ADAM),
     "autoencoder-salted": lambda store: layer(store, SALTED),
     "autoencoder-penalised": lambda store: layer(store, PENALISED),
+    "autoencoder-rectified": lambda store: layer(store, RECTIFIED, optimizer=ADAM),
+    "supervised": lambda store: layer(store, {"kind": "supervised"}),
     "mlp": lambda store: network(store),
     "mlp-momentum": lambda store: network(store, optimizer=MOMENTUM),
     "mlp-bfloat16": lambda store: network(store, **BFLOAT16),

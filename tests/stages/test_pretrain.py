@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from dlpipe.artifacts import Artifact, ArtifactError, Stage, Store
 from dlpipe.layers.autoencoder import Autoencoder
 from dlpipe.layers.rbm import RBM
+from dlpipe.layers.supervised import Supervised
 from dlpipe.runtime.loop import TrainingError
 from dlpipe.runtime.streams import stream
 from dlpipe.stages import pretrain
@@ -68,6 +70,29 @@ def test_the_second_layer_sees_what_the_first_makes_of_the_data(store: Store) ->
         optimizer.step()
     for name, tensor in layer.state_dict().items():
         assert torch.equal(weights(artifact)[f"1/{name}"], tensor), name
+
+
+def test_a_layer_that_sees_labels_is_trained_on_the_labelled_examples_alone(store: Store) -> None:
+    data = prepared(store)
+    first = pretrain_stage(data, {"kind": "supervised"}, epochs=2.0, seeds=(4,))
+    first = replace(first, spec={**first.spec, "labelled": 40})
+    artifact = pretrain.run(first, store)
+    tensors = load_file(store.read("prepare", data).path("data.safetensors"))
+    x, y = images(store, data)[:40], tensors["train.targets"][:40]
+    layer = Supervised(PIXELS, 8, classes=CLASSES)
+    layer.initialise(x.mean(dim=0), stream(4, "pretrain/1/initialise"))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.5, fused=True)
+    for epoch in range(2):
+        for batch in torch.randperm(40, generator=stream(4, "pretrain/1/order", 0, epoch)).split(20):
+            layer.step(x[batch], y[batch], stream(4, "pretrain/1/step"))
+            optimizer.step()
+    for name, tensor in layer.state_dict().items():
+        assert torch.equal(weights(artifact)[f"4/{name}"], tensor), name
+    with artifact.path("history.csv").open() as file:
+        last = {row["metric"]: float(row["value"]) for row in csv.DictReader(file) if row["epoch"] == "2"}
+    valid = layer.validate(images(store, data, "valid"), tensors["valid.targets"])
+    assert last["valid_error"] == pytest.approx(float(valid["error"]), rel=1e-8)
+    assert last["valid_loss"] == pytest.approx(float(valid["loss"]), rel=1e-8)
 
 
 def test_files_and_facts(store: Store) -> None:
