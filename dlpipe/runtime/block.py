@@ -76,7 +76,8 @@ class Block:
         }
         self.rows += history.rows(job.phase, job.seed, outcome.validations)
         self.seconds[str(job.seed)] = round(outcome.seconds if seconds is None else seconds, 3)
-        self.seconds_a_step[str(job.seed)] = outcome.seconds / outcome.validations[-1][0]
+        if steps := outcome.validations[-1][0]:  # there are none where nothing was to be trained
+            self.seconds_a_step[str(job.seed)] = outcome.seconds / steps
 
     def write(self, **extra: Any) -> None:
         if not self.ranks.first:

@@ -113,6 +113,19 @@ def test_training_the_top_leaves_the_pretrained_layers_as_they_are(store: Store)
             assert not torch.equal(tuned[name], still[name])
 
 
+def test_training_nothing_leaves_the_model_as_it_was_unrolled(store: Store) -> None:
+    data = prepared(store)
+    ids = tuple(stage.id for stage in two_layers(store, data))
+    artifact = finetune.run(finetune_stage(data, ids, model=DEEP, train="none"), store)
+    still = finetune.run(finetune_stage(data, ids, model=DEEP, **STILL), store)
+    for name, tensor in weights(artifact).items():
+        torch.testing.assert_close(tensor, weights(still)[name])
+    with artifact.path("history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["step"] for row in rows} == {"0"}
+    assert {row["metric"] for row in rows} == {"valid_loss", "valid_error"}
+
+
 def test_training_the_top_is_logistic_regression_on_the_code(store: Store) -> None:
     """The same steps of a network without hidden layers, fed with what the frozen layer makes of the examples."""
     data = prepared(store)
