@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from dlpipe.figures import codes, comparison, confusion, curves, images
+from dlpipe.figures import codes, comparison, confusion, curves, images, landscapes
 from dlpipe.figures.canvas import best_columns, to_svg, use_style
 from dlpipe.figures.data import FigureData, NothingToDraw, VariantData, line_axis, showcase
 from dlpipe.figures.defaults import default_figures
+from dlpipe.spec.figures import Landscape
 from tests import synthetic
 
 
@@ -305,3 +306,44 @@ def test_curves_against_seconds_need_to_know_them(data: FigureData) -> None:
         curves.draw(
             data=data, title=None, where={}, metric="train_loss", phase="finetune/1", lines=None, against="seconds"
         )
+
+
+def with_density(level: str, height: float, **more: np.ndarray) -> VariantData:
+    """Over 0 <= x <= 2, -1 <= y <= 1, in 2 x 2 pixels: `height` where x is large and y small, else 0."""
+    outputs = {
+        "density": np.array([[0.0, 0.0], [height, 0.0]]),
+        "density_box": np.array([[0.0, -1.0], [2.0, 1.0]]),
+        "density_points": np.array([[0.5, 0.5], [1.5, -0.5]]),
+        **more,
+    }
+    variant = VariantData({"estimator": level}, [])
+    variant.__dict__["output_names"] = list(outputs)
+    variant.first = outputs.__getitem__  # type: ignore[method-assign]
+    return variant
+
+
+def test_a_landscape_has_its_points_where_its_density_is_on_one_scale() -> None:
+    high, low = with_density("exact", 1.0), with_density("noise", 0.5)
+    data = FigureData({"estimator": ["exact", "noise"]}, [high, low])
+    places = landscapes.draw(data=data, title=None, where={}, points="test").figure.axes
+    assert [place.get_title(loc="left") for place in places] == ["exact", "noise"]
+    darkest = []
+    for place in places:
+        (picture,), (dots,) = place.images, place.lines
+        assert dots.get_xydata().tolist() == [[0.5, 0.5], [1.5, -0.5]]  # type: ignore[union-attr]
+        assert tuple(picture.get_extent()) == (0.0, 2.0, -1.0, 1.0)
+        shades = np.asarray(picture.get_array())[..., :3].sum(axis=2)
+        assert np.unravel_index(shades.argmin(), shades.shape) == (0, 1)  # row of the lower y, column of the larger x
+        assert picture.origin == "lower"
+        darkest.append(shades.min())
+    assert darkest[0] < darkest[1]
+
+
+def test_samples_are_drawn_over_the_variants_that_have_them() -> None:
+    sampled = with_density("langevin", 1.0, density_samples=np.array([[1.25, 0.25]]))
+    data = FigureData({"estimator": ["exact", "langevin"]}, [with_density("exact", 1.0), sampled])
+    (place,) = landscapes.draw(data=data, title=None, where={}, points="samples").figure.axes
+    assert place.lines[0].get_xydata().tolist() == [[1.25, 0.25]]  # type: ignore[union-attr]
+    assert default_figures(data)[-2:] == [Landscape(), Landscape(points="samples")]
+    with pytest.raises(NothingToDraw, match="no run has a density in the plane with samples over it"):
+        landscapes.draw(data=data.slice({"estimator": "exact"}), title=None, where={}, points="samples")
