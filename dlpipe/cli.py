@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": ("stages", "Measure trained networks."),
     "plot": ("stages", "Draw the figures."),
     "report": ("stages", "Write the report from metrics and figures."),
+    "sample": ("sample", "Draw what a trained model takes for data."),
     "pack": ("moving", "Put artifacts into one file, for another machine."),
     "unpack": ("moving", "Take the artifacts out of such a file, verified."),
     "check": ("inspecting", "Judge the claims; exit code 3 if one is not reproduced."),

@@ -222,7 +222,7 @@ class _Chain:
         recipe = self.experiment.recipe(position)
         where: FieldPath = ("pretrain", position) if isinstance(self.experiment.pretrain, tuple) else ("pretrain",)
         height = "" if position == 0 else f"-layer{position + 1}"
-        spec = {"layer": recipe.layer.model_dump(mode="json"), "units": units, "training": _training(recipe)}
+        spec = {"layer": recipe.layer.model_dump(mode="json"), "units": units, "training": training_fields(recipe)}
         if recipe.layer.sees_labels:
             spec["labelled"] = self.dataset.labelled
         return self._add(
@@ -245,7 +245,7 @@ class _Chain:
         spec = {
             "phase": {
                 "task": phase.task.model_dump(mode="json"),
-                "training": _training(phase),
+                "training": training_fields(phase),
                 "train": phase.train,
                 "select": phase.select.model_dump(mode="json") if phase.select else None,
             },
@@ -308,13 +308,6 @@ class _Chain:
             inputs=inputs,
             seeds=self.seeds,
         )
-
-
-def _training(phase: Any) -> dict[str, Any]:
-    return {
-        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-        for name, value in training_fields(phase).items()
-    }
 
 
 def _components(value: Any) -> Iterator[Component]:

@@ -21,6 +21,7 @@ from dlpipe.spec.layers import LayerSpec
 from dlpipe.spec.measures import MeasureSpec
 from dlpipe.spec.models import ModelSpec
 from dlpipe.spec.schedules import Duration
+from dlpipe.spec.selection import Select
 
 ON_A_DEVICE = frozenset({"pretrain", "finetune", "evaluate"})
 CLASSES = 10
@@ -80,8 +81,10 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
     if stage.rule in ("fetch", "prepare"):
         return Size(examples, features)
     if stage.rule == "evaluate":
-        parameters = _model(stage).parameters(features, CLASSES)
-        flops = 2.0 * parameters * examples + len(stage.seeds) * _measuring(stage, parameters, features, find)
+        model = _model(stage)
+        parameters = model.parameters(features, CLASSES)
+        forward = 2.0 * model.multiplications(features, CLASSES) * examples
+        flops = forward + len(stage.seeds) * _measuring(stage, parameters, features, find)
         return Size(examples, features, parameters, len(stage.seeds), flops=flops)
     trained_on = min(examples, dataset.train or examples)
     if stage.rule == "pretrain":
@@ -93,15 +96,17 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
         work = 2.0 * layer.products * parameters
         return _training(stage, stage.spec["training"], trained_on, features + visible, parameters, work)
     phase, labelled = stage.spec["phase"], stage.spec["labelled"]
-    parameters = _model(stage).parameters(features, CLASSES)
-    restarts = phase["select"]["best_of"] if phase["select"] else 1
+    model = _model(stage)
+    parameters, work = model.parameters(features, CLASSES), 6.0 * model.multiplications(features, CLASSES)
+    tries = Select.model_validate(phase["select"]).tries if phase["select"] else 1
     trained_on = min(trained_on, labelled or trained_on)
-    return _training(stage, phase["training"], trained_on, features, parameters, 6.0 * parameters, restarts)
+    return _training(stage, phase["training"], trained_on, features, parameters, work, tries)
 
 
 def _measuring(stage: Stage, parameters: int, features: int, find: Callable[[str], Stage]) -> float:
     """Operations of one seed that the measures take, of the model of so many parameters or of the lowest layer."""
-    measures = [_component("measure", declared, MeasureSpec) for declared in stage.spec.get("measures", ())]
+    declared = [_component("measure", each, MeasureSpec) for each in stage.spec.get("measures", ())]
+    measures = [measure for measure in declared if not measure.of_history]
     if measures and not _model(stage).generative:
         lowest = find(stage.inputs["layers"][0]).spec
         parameters = _component("layer", lowest["layer"], LayerSpec).parameters(features, int(lowest["units"]))
@@ -115,10 +120,10 @@ def _training(
     features: int,
     parameters: int,
     flops_an_example: float,
-    restarts: int = 1,
+    tries: int = 1,
 ) -> Size:
     batch = min(training["batch_size"], examples)
-    steps = Duration.model_validate(training["duration"]).in_steps(examples, batch) * len(stage.seeds) * restarts
+    steps = Duration.model_validate(training["duration"]).in_steps(examples, batch) * len(stage.seeds) * tries
     a_step = flops_an_example * batch
     return Size(examples, features, parameters, len(stage.seeds), steps, a_step * steps, a_step)
 

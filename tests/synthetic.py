@@ -80,6 +80,9 @@ claims:
     tolerance: 0.25
     scales: [paper]
     because: it is a number for MNIST with all of its labels
+  - says: The test error is lower than the validation error.
+    where: {pretraining: rbm, depth: 3}
+    better_than: valid_error
 """
 PAPERS = """
 @article{erhan2010,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dlpipe.artifacts import Store
@@ -186,6 +187,46 @@ def test_report_and_its_verdicts(spoilt, capsys):
     assert capsys.readouterr().out == "page.html\n"
     assert "A small study of depth" in Path("page.html").read_text()
     assert json.loads(Path("page.json").read_text())
+
+
+def test_samples_of_a_layer_and_of_a_stack(spoilt, capsys):
+    assert dlpipe("sample", "small", "--where", "depth=1", "--count", "6", "--steps", "3", "--to", "one.npz") == 0
+    assert capsys.readouterr().out == "one.npz\n"
+    samples = np.load("one.npz", allow_pickle=False)["samples"]
+    assert samples.shape == (6, 8, 8)
+    assert ((samples > 0) & (samples < 1)).all()
+    assert dlpipe("sample", "small", "--where", "depth=2", "--count", "6", "--steps", "3", "--to", "two.npz") == 0
+    assert not np.array_equal(np.load("two.npz", allow_pickle=False)["samples"], samples)
+    for name, noise in (("again.npz", "0"), ("other.npz", "1")):
+        more = ("--count", "6", "--steps", "3", "--noise", noise, "--to", name)
+        assert dlpipe("sample", "small", "--where", "depth=1", *more) == 0
+    again, other = (np.load(name, allow_pickle=False)["samples"] for name in ("again.npz", "other.npz"))
+    assert np.array_equal(again, samples)
+    assert not np.array_equal(other, samples)
+    layer = next(path.name for path in Path("results/layers").iterdir() if "rbm12" in path.name)
+    assert dlpipe("sample", layer, "--count", "4", "--steps", "2") == 0
+    picture = Path(f"results/samples/{layer}-seed0.png")
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 1, "has several models to sample; choose one:\n  --where depth=1\n  --where depth=2"),
+        (("--where", "depth=3"), 1, "nothing there that can be sampled"),  # an autoencoder is on top
+        (("--where", "depth=9"), 1, "no variant at depth=9"),
+        (("--where", "depth"), 2, "--where is AXIS=LEVEL"),
+        (("--where", "depth=1", "--seed", "7"), 1, "trains seeds 0, 1, 2, not 7"),
+        (("--where", "depth=1", "--label", "3"), 1, "trained without labels"),
+        (("--where", "depth=1", "--label", "three"), 1, "there is no class 'three'; there are 0, 1"),
+        (("--where", "depth=1", "--to", "samples.gif"), 1, ".png or .npz"),
+    ],
+)
+def test_what_cannot_be_sampled_is_explained(spoilt, capsys, arguments, code, message):
+    assert dlpipe("sample", "small", "--steps", "2", *arguments) == code
+    out, err = capsys.readouterr()
+    assert message in err
+    assert out == ""
 
 
 def test_the_schema_is_json(capsys):

@@ -13,8 +13,9 @@ from dlpipe.datasets.sources import DataError
 class Examples:
     """A source's training part and, if it has one, its test part.
 
-    `inputs` [N, *shape] are uint8, to be divided by `scale` to lie in [0, 1], or float32 in [0, 1] with scale 1;
-    `targets` [N] are int64 positions in `classes`.
+    `inputs` [N, *shape] are uint8, to be divided by `scale` to lie in [0, 1], or float32 with scale 1: in [0, 1] for
+    pictures, any real numbers for data that are generated. `targets` [N] are int64 positions in `classes`, or float32
+    with no classes, for regression.
     """
 
     inputs: np.ndarray
@@ -26,7 +27,7 @@ class Examples:
 
 
 def check_inputs(what: str, inputs: np.ndarray) -> np.ndarray:
-    """The inputs as uint8 or float32. Raises DataError for another type, an empty axis, or values outside [0, 1].
+    """Pictures as uint8 or float32. Raises DataError for another type, an empty axis, or values outside [0, 1].
 
     Pictures are [N, H, W], [N, H, W, C] or, as plain features, [N, D]; `what` names them in errors.
     """

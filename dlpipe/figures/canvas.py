@@ -18,6 +18,8 @@ from dlpipe.figures.palette import series
 STYLE = Path(__file__).with_name("dlpipe.mplstyle")
 WIDTH = 7.6
 """Inches; text of 9 points is then as large as the report's."""
+HANDLE_INCHES, CHARACTER_INCHES = 0.5, 0.075
+"""What a name in a legend takes, about."""
 
 
 def use_style() -> Any:
@@ -52,7 +54,8 @@ def legend(figure: Figure, names: Sequence[str], title: str | None = None, *, li
     for position, name in enumerate(names):
         colour, marker = series(position)
         handles.append(Line2D([], [], color=colour, marker=marker, linestyle="-" if line else "none", label=name))
-    columns = min(len(names), 6)
+    widest = HANDLE_INCHES + CHARACTER_INCHES * max(map(len, names))
+    columns = min(len(names), 6, max(1, int(figure.get_figwidth() / widest)))
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, title=title, alignment="left")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dlpipe.artifacts import Artifact
-from dlpipe.report.tables import read_history, read_metrics
+from dlpipe.report.tables import History, read_history, read_metrics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,13 +45,27 @@ class VariantData:
         return values
 
     @cached_property
-    def history(self) -> dict[tuple[str, str], dict[int, list[tuple[float, float]]]]:
+    def history(self) -> History:
         """(phase, metric) to seed to its (epoch, value) pairs."""
-        joined: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = {}
+        return self._history("epoch")
+
+    @cached_property
+    def history_by_step(self) -> History:
+        """(phase, metric) to seed to its (step, value) pairs."""
+        return self._history("step")
+
+    def _history(self, against: Literal["epoch", "step"]) -> History:
+        joined: History = {}
         for artifact in self.artifacts:
-            for key, seeds in read_history(artifact.path("history.csv")).items():
+            for key, seeds in read_history(artifact.path("history.csv"), against).items():
                 joined.setdefault(key, {}).update(seeds)
         return joined
+
+    def seconds_a_step(self, phase: str) -> float | None:
+        """The mean over the seeds; None where the artifacts do not say."""
+        told = [artifact.extra.get("seconds_a_step", {}).get(phase, {}).values() for artifact in self.artifacts]
+        seconds = [value for values in told for value in values]
+        return sum(seconds) / len(seconds) if seconds else None
 
     @cached_property
     def output_names(self) -> list[str]:

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from dlpipe.figures.data import FigureData
-from dlpipe.spec.figures import Code, Comparison, Confusion, Curves, FigureSpec, Filters, Mistakes, Reconstructions
+from dlpipe.spec.figures import (
+    Code,
+    Comparison,
+    Confusion,
+    Curves,
+    Fantasies,
+    FigureSpec,
+    Filters,
+    Landscape,
+    Mistakes,
+    Reconstructions,
+)
 
 
 def default_figures(data: FigureData) -> list[FigureSpec]:
     """In the order of the report: the outcome, how it came about, what was learned, what goes wrong."""
     figures: list[FigureSpec] = []
     metrics, histories = data.metric_names(), data.history_names()
-    outcome = next((name for name in ("test_error", "test_reconstruction_error", "test_loss") if name in metrics), None)
+    outcome = next(
+        (
+            name
+            for name in ("test_error", "test_reconstruction_error", "test_log_likelihood", "test_loss")
+            if name in metrics
+        ),
+        None,
+    )
     if outcome and data.open_axes:
         figures.append(Comparison(metric=outcome))
     last = max((phase for phase, _ in histories if phase.startswith("finetune")), default="finetune/1")
@@ -22,7 +40,10 @@ def default_figures(data: FigureData) -> list[FigureSpec]:
     wanted: list[tuple[str, FigureSpec]] = [
         ("filters", Filters()),
         ("reconstruction_inputs", Reconstructions()),
+        ("fantasies", Fantasies()),
         ("code", Code()),
+        ("density", Landscape()),
+        ("density_samples", Landscape(points="samples")),
         ("confusion", Confusion()),
         ("examples_wrong", Mistakes()),
     ]

@@ -15,6 +15,9 @@ from dlpipe.figures.data import FigureData, NothingToDraw, Picture, VariantData,
 MOST_FILTERS = 36
 MOST_COLUMNS = 5
 MOST_MISTAKES = 12
+FANTASIES_A_ROW = 10
+MAGNIFIED = 4
+"""Pixels of a picture file for a pixel of what it shows."""
 RECONSTRUCTIONS = {
     "reconstruction_inputs": "Above: test examples.",
     "reconstructions": "Below: the same, up through the pretrained layers and down again.",
@@ -71,6 +74,22 @@ def draw_reconstructions(*, data: FigureData, title: str | None, where: Mapping[
         _name_row(place, label)
     caption = " ".join(text for name, text in RECONSTRUCTIONS.items() if name in names) + " First seed."
     return Picture(figure, title or "Reconstructions", caption)
+
+
+def draw_fantasies(*, data: FigureData, title: str | None, where: Mapping[str, str]) -> Picture:
+    """A panel a variant, in it a row a class where there are classes. Raises NothingToDraw where none has fantasies."""
+    shown = data.slice(where)
+    drawn = [variant for variant in showcase(shown) if "fantasies" in variant.output_names]
+    if not drawn:
+        raise NothingToDraw("no run has fantasies; declare `measures: [{kind: fantasies}]`")
+    sheets = [mosaic(unsigned(variant.first("fantasies")), columns=FANTASIES_A_ROW) for variant in drawn]
+    height = sum(sheet.shape[0] / sheet.shape[1] for sheet in sheets) / len(sheets)
+    figure, grid = _grid(len(drawn), 1, height=min(0.9 * WIDTH * height, 4.0))
+    for place, variant, sheet in zip((line[0] for line in grid), drawn, sheets, strict=True):
+        _show(place, sheet)
+        _name_row(place, shown.label(variant))
+    caption = "What the model takes for data: means of the visible units after Gibbs sampling, chains side by side."
+    return Picture(figure, title or "Fantasies", f"{caption} First seed.")
 
 
 def draw_mistakes(*, data: FigureData, title: str | None, where: Mapping[str, str]) -> Picture:
@@ -138,9 +157,12 @@ def _show(place: Any, pixels: np.ndarray) -> None:
 
 
 def as_pictures(tensor: np.ndarray) -> np.ndarray:
-    """[n, *shape] as [n, H, W] (grey) or [n, H, W, 3]; a flat shape becomes a square, or a strip if it is none."""
+    """[n, *shape] as [n, H, W] (grey) or [n, H, W, 3]; a flat shape becomes a square, or a strip if it is none.
+
+    Colours are the last axis if it can be one, as in the data, or else the first.
+    """
     n, shape = len(tensor), tensor.shape[1:]
-    if len(shape) == 3 and shape[0] in (1, 3):
+    if len(shape) == 3 and shape[0] in (1, 3) and shape[-1] not in (1, 3):
         tensor, shape = np.moveaxis(tensor, 1, -1), (*shape[1:], shape[0])
     if len(shape) == 3 and shape[-1] == 1:
         return tensor[..., 0]

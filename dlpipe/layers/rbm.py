@@ -1,7 +1,8 @@
 """Restricted Boltzmann machine, trained by contrastive divergence or by persistent chains.
 
-Papers: hinton2002 (contrastive divergence), tieleman2008 (persistent chains), melchior2016 (Gaussian visible units,
-centring), nair2010 (rectified hidden units), hinton2010 (how to train it; the sections named below are that guide's).
+Papers: hinton2002 (contrastive divergence), tieleman2008 (persistent chains), tieleman2009 (fast weights), melchior2016
+(Gaussian visible units, centring), nair2010 (rectified hidden units), hinton2010 (how to train it; the sections named
+below are that guide's).
 
 Visible units v and hidden units h with W [visible, hidden], vbias [visible] = c, hbias [hidden] = b; here binary ones:
 
@@ -33,6 +34,10 @@ which is the same distribution. A step along its gradient is, in W, b and c (mel
 so W, b and c are all that is kept, the offsets mu and lambda may move at any time, and exchanging 0 and 1 in the data
 changes nothing.
 
+Fast weights U, added to W where persistent chains move and nowhere else, follow the same gradient at a rate of their
+own and fade: U <- 19/20 U - fast_rate dW; so do fast biases. They raise the energy where the particles just were, which
+drives these on.
+
 Shapes: v [B, visible], h [B, hidden]. The batch is the last dimension but one throughout.
 """
 
@@ -43,82 +48,24 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch.nn.functional import logsigmoid, mse_loss
 
-from dlpipe.layers.units import UNITS
+from dlpipe.layers.units import UNITS, Units
 
 ENUMERABLE = 20  # units: a million states take about a second for a few hundred units on the other side
 CHUNK = 14  # bits: states that are in memory at a time
+FADING = 19 / 20  # of fast weights, at each step (tieleman2009)
 OFFSET_RATE = 0.01  # share of a batch's means in the offsets of a centred RBM (melchior2016, algorithm 1)
 
 
-class RBM(nn.Module):
-    """What a layer of `kind: rbm` is; the arguments are the fields of its spec.
+class Conditionals:
+    """One side given the other, at the parameters that a subclass has."""
 
-    `step` writes the gradient of an update into `.grad`; learning rate, momentum and weight decay are the optimiser's.
-    The state of persistent chains is the buffer `chains` [chains, hidden], the offsets of a centred RBM are
-    `visible_offset` [visible] and `hidden_offset` [hidden]; they are part of `state_dict()`.
-    """
-
-    particles: ClassVar[tuple[str, ...]] = ("chains",)
-    """Buffers with a row a particle, which several processes share out."""
-    averaged: ClassVar[tuple[str, ...]] = ("visible_offset", "hidden_offset")
-    """Buffers that a step moves by means over its batch, which several processes average."""
-    chains: Tensor
-    visible_offset: Tensor
-    hidden_offset: Tensor
-
-    def __init__(
-        self,
-        visible: int,
-        hidden: int,
-        *,
-        visible_units: Literal["bernoulli", "gaussian"] = "bernoulli",
-        hidden_units: Literal["bernoulli", "gaussian", "relu"] = "bernoulli",
-        cd_steps: int = 1,
-        persistent: bool = False,
-        chains: int = 100,
-        centred: bool = False,
-        weight_scale: float = 0.01,
-        sparsity_target: float = 0.0,
-        sparsity_cost: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.visible_units, self.hidden_units = UNITS[visible_units], UNITS[hidden_units]
-        self.gaussian = visible_units == "gaussian"
-        self.cd_steps = cd_steps
-        self.persistent = persistent
-        self.centred = centred
-        self.weight_scale = weight_scale
-        self.sparsity_target = sparsity_target
-        self.sparsity_cost = sparsity_cost
-        self.W = nn.Parameter(torch.zeros(visible, hidden))
-        self.hbias = nn.Parameter(torch.zeros(hidden))
-        self.vbias = nn.Parameter(torch.zeros(visible))
-        if persistent:
-            self.register_buffer("chains", torch.zeros(chains, hidden))
-        if centred:
-            self.register_buffer("visible_offset", torch.zeros(visible))
-            self.register_buffer("hidden_offset", torch.zeros(hidden))
-
-    @torch.no_grad()
-    def initialise(self, mean: Tensor, generator: torch.Generator) -> None:
-        """Section 8: small normal weights, hidden biases 0, visible biases that give the data's `mean` [visible].
-
-        The biases of a centred RBM are so in its own parameters, with the means of either side's units as offsets.
-        """
-        self.W.normal_(0.0, self.weight_scale, generator=generator)
-        self.hbias.zero_()
-        self.vbias.copy_(self.visible_units.bias_for(mean))
-        if self.centred:
-            self.visible_offset.copy_(mean)
-            self.hidden_offset.copy_(self.hidden_units.mean(self.hbias))
-            self.hbias.addmv_(self.W.mT, self.visible_offset, alpha=-1)
-            self.vbias.addmv_(self.W, self.hidden_offset, alpha=-1)
-        if self.persistent:
-            self.chains.copy_(self.hidden_units.mean_and_sample(torch.zeros_like(self.chains), generator)[1])
-
-    # Conditionals
+    visible_units: Units
+    hidden_units: Units
+    W: Tensor
+    hbias: Tensor
+    vbias: Tensor
 
     def propup(self, v: Tensor) -> Tensor:
         """The mean of h given v: [B, visible] -> [B, hidden]."""
@@ -144,6 +91,97 @@ class RBM(nn.Module):
         """One step of Gibbs sampling from h [B, hidden]: the means of the new h and a sample of it."""
         return self.sample_h_given_v(self.sample_v_given_h(h, generator)[1], generator)
 
+
+class RBM(Conditionals, nn.Module):
+    """What a layer of `kind: rbm` is; the arguments are the fields of its spec.
+
+    `step` writes the gradient of an update into `.grad`; learning rate, momentum and weight decay are the optimiser's.
+    The state of persistent chains is the buffer `chains` [chains, hidden], the offsets of a centred RBM are
+    `visible_offset` [visible] and `hidden_offset` [hidden], fast weights and biases are `fast_W`, `fast_hbias` and
+    `fast_vbias`, shaped as the others; they are part of `state_dict()`.
+    """
+
+    particles: ClassVar[tuple[str, ...]] = ("chains",)
+    """Buffers with a row a particle, which several processes share out."""
+    averaged: ClassVar[tuple[str, ...]] = ("visible_offset", "hidden_offset", "fast_W", "fast_hbias", "fast_vbias")
+    """Buffers that a step moves by means over its batch, which several processes average."""
+    chains: Tensor
+    visible_offset: Tensor
+    hidden_offset: Tensor
+    fast_W: Tensor
+    fast_hbias: Tensor
+    fast_vbias: Tensor
+
+    def __init__(
+        self,
+        visible: int,
+        hidden: int,
+        *,
+        visible_units: Literal["bernoulli", "gaussian"] = "bernoulli",
+        hidden_units: Literal["bernoulli", "gaussian", "relu"] = "bernoulli",
+        cd_steps: int = 1,
+        persistent: bool = False,
+        chains: int = 100,
+        fast_rate: float = 0.0,
+        centred: bool = False,
+        weight_scale: float = 0.01,
+        sparsity_target: float = 0.0,
+        sparsity_cost: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.visible_units, self.hidden_units = UNITS[visible_units], UNITS[hidden_units]
+        self.gaussian = visible_units == "gaussian"
+        self.cd_steps = cd_steps
+        self.persistent = persistent
+        self.fast_rate = fast_rate
+        self.centred = centred
+        self.weight_scale = weight_scale
+        self.sparsity_target = sparsity_target
+        self.sparsity_cost = sparsity_cost
+        self.W = nn.Parameter(torch.zeros(visible, hidden))
+        self.hbias = nn.Parameter(torch.zeros(hidden))
+        self.vbias = nn.Parameter(torch.zeros(visible))
+        if persistent:
+            self.register_buffer("chains", torch.zeros(chains, hidden))
+        if fast_rate:
+            for name, parameter in dict(self.named_parameters()).items():
+                self.register_buffer(f"fast_{name}", torch.zeros_like(parameter))
+        if centred:
+            self.register_buffer("visible_offset", torch.zeros(visible))
+            self.register_buffer("hidden_offset", torch.zeros(hidden))
+
+    @torch.no_grad()
+    def initialise(self, mean: Tensor, generator: torch.Generator) -> None:
+        """Section 8: small normal weights, hidden biases 0, visible biases that give the data's `mean` [visible].
+
+        The biases of a centred RBM are so in its own parameters, with the means of either side's units as offsets.
+        """
+        self.W.normal_(0.0, self.weight_scale, generator=generator)
+        self.hbias.zero_()
+        self.vbias.copy_(self.visible_units.bias_for(mean))
+        if self.centred:
+            self.visible_offset.copy_(mean)
+            self.hidden_offset.copy_(self.hidden_units.mean(self.hbias))
+            self.hbias.addmv_(self.W.mT, self.visible_offset, alpha=-1)
+            self.vbias.addmv_(self.W, self.hidden_offset, alpha=-1)
+        if self.persistent:
+            self.chains.copy_(self.hidden_units.mean_and_sample(torch.zeros_like(self.chains), generator)[1])
+
+    @torch.no_grad()
+    def sample(self, count: int, gibbs_steps: int, generator: torch.Generator) -> Tensor:
+        """Fantasies: means of the visible units after so many steps of Gibbs sampling, [count, visible].
+
+        The chains go on from the persistent ones, again and again where they are fewer; else from hidden units with no
+        input.
+        """
+        if self.persistent:
+            h = self.chains[torch.arange(count, device=self.W.device) % len(self.chains)]
+        else:
+            _, h = self.hidden_units.mean_and_sample(self.W.new_zeros(count, self.W.shape[1]), generator)
+        for _ in range(gibbs_steps - 1):
+            h = self.gibbs_hvh(h, generator)[1]
+        return self.propdown(h)
+
     # Learning
 
     @torch.no_grad()
@@ -163,6 +201,13 @@ class RBM(nn.Module):
         torch.sub(particles.mean(dim=-2), v.mean(dim=-2), out=gradient(self.vbias))
         if self.centred:
             self._centre(v, positive)
+        if self.fast_rate:
+            for fast, parameter in (
+                (self.fast_W, self.W),
+                (self.fast_hbias, self.hbias),
+                (self.fast_vbias, self.vbias),
+            ):
+                fast.mul_(FADING).sub_(gradient(parameter), alpha=self.fast_rate)
         metrics = {"hidden_activity": positive.mean()}
         return metrics if self.persistent else metrics | {"reconstruction_error": squared_error(particles, v)}
 
@@ -183,15 +228,16 @@ class RBM(nn.Module):
         keeps the probabilities of its reconstruction (section 3.2), which is less noisy; a longer chain samples it, as
         otherwise it would not tend to the model's distribution as k grows.
         """
+        model = Overlaid(self) if self.fast_rate else self
         for _ in range(self.cd_steps - 1):
-            h = self.gibbs_hvh(h, generator)[1]
+            h = model.gibbs_hvh(h, generator)[1]
         mean_field = self.cd_steps == 1 and not self.persistent
-        v = self.propdown(h) if mean_field else self.sample_v_given_h(h, generator)[1]
+        v = model.propdown(h) if mean_field else model.sample_v_given_h(h, generator)[1]
         if not self.persistent:
             return v, self.propup(v)
-        negative, h = self.sample_h_given_v(v, generator)
+        negative, h = model.sample_h_given_v(v, generator)
         self.chains.copy_(h)
-        return v, negative
+        return v, negative if model is self else self.propup(v)
 
     def _data_term(self, positive: Tensor) -> Tensor:
         """Derivative of the objective by the hidden units' total input from the data, [B, hidden].
@@ -252,9 +298,35 @@ class RBM(nn.Module):
         """log p(v) in nats (of the density, for Gaussian units), exactly: [B, visible] -> [B]."""
         return -self.free_energy(v) - self.log_partition()
 
+    @torch.no_grad()
+    def pseudo_log_likelihood(self, v: Tensor) -> Tensor:
+        """sum_i log p(v_i | the other v), in nats, for binary visible units (besag1975): [B, visible] -> [B].
+
+        Without Z: p(v_i | the others) = sigmoid(F(v with unit i flipped) - F(v)). A flip moves the hidden units' input
+        by a row of W, so that all of them cost B * visible * hidden, and no matrix product.
+        """
+        if not self.visible_units.binary:
+            raise ValueError("pseudo-likelihood is for binary visible units")
+        field, flips = v @ self.W, 1 - 2 * v
+        own = self.hidden_units.log_normaliser(field, self.hbias)
+        total = torch.zeros_like(own)
+        for i, (row, bias) in enumerate(zip(self.W, self.vbias, strict=True)):
+            flip = flips[..., i]
+            flipped = self.hidden_units.log_normaliser(torch.addcmul(field, flip.unsqueeze(-1), row), self.hbias)
+            total += logsigmoid(own - flipped - flip * bias)
+        return total
+
     def _log_weight(self, h: Tensor) -> Tensor:
         """log of the sum (integral) of exp(-E(v, h)) over v: [B, hidden] -> [B]."""
         return self.visible_units.log_normaliser(h @ self.W.mT, self.vbias) - self.hidden_units.energy(h, self.hbias)
+
+
+class Overlaid(Conditionals):
+    """An RBM with its fast weights added."""
+
+    def __init__(self, rbm: RBM) -> None:
+        self.visible_units, self.hidden_units = rbm.visible_units, rbm.hidden_units
+        self.W, self.hbias, self.vbias = rbm.W + rbm.fast_W, rbm.hbias + rbm.fast_hbias, rbm.vbias + rbm.fast_vbias
 
 
 def gradient(parameter: Tensor) -> Tensor:

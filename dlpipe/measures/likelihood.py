@@ -1,10 +1,11 @@
-"""Log-likelihood of an RBM: by enumeration where one side is small, otherwise by annealed importance sampling."""
+"""How likely data is to an RBM: the log-likelihood, by enumeration where one side is small, otherwise by annealed
+importance sampling; and the pseudo-likelihood, exact whatever the size."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from dlpipe.layers.rbm import ENUMERABLE, RBM
 from dlpipe.tasks.base import Measured
 
 CHUNK = 4096
-"""Examples whose free energy is computed at once; fixed, so that the sums are the same bytes."""
+"""Examples that are computed at once; fixed, so that the sums are the same bytes."""
 
 
 class LogLikelihood:
@@ -34,7 +35,7 @@ class LogLikelihood:
         `log_partition`, and `train_log_likelihood`, …, the means over a split. Ends of an interval that are infinite
         are left out.
         """
-        energies = {name: _mean_free_energy(layer, v) for name, v in inputs.items() if len(v)}
+        energies = {name: _mean(layer.free_energy, v) for name, v in inputs.items() if len(v)}
         if _enumerable(layer):
             exact = float(copy.deepcopy(layer).double().log_partition())
             return Measured({"log_partition": exact, **_likelihoods("log_likelihood", energies, exact)})
@@ -51,15 +52,32 @@ class LogLikelihood:
         return Measured(metrics)
 
 
+class PseudoLikelihood:
+    """Of so many examples of each split, evenly spaced: a test set in its source's order may begin with easy ones."""
+
+    def __init__(self, *, examples: int) -> None:
+        self.examples = examples
+
+    def __call__(self, layer: RBM, inputs: Mapping[str, Tensor], generator: torch.Generator) -> Measured:
+        """`test_pseudo_log_likelihood`, …: means over examples, in nats."""
+        metrics = {}
+        for name, v in inputs.items():
+            n = min(self.examples, len(v))
+            if n:
+                some = v[torch.arange(n, device=v.device) * len(v) // n]
+                metrics[f"{name}_pseudo_log_likelihood"] = _mean(layer.pseudo_log_likelihood, some)
+        return Measured(metrics)
+
+
 def _enumerable(layer: RBM) -> bool:
     visible, hidden = layer.W.shape
     return hidden <= ENUMERABLE or (visible <= ENUMERABLE and not layer.gaussian)
 
 
 @torch.no_grad()
-def _mean_free_energy(layer: RBM, v: Tensor) -> float:
-    """In nats an example, added in float64."""
-    total = sum(float(layer.free_energy(chunk).sum(dtype=torch.float64)) for chunk in v.split(CHUNK))
+def _mean(of_each: Callable[[Tensor], Tensor], v: Tensor) -> float:
+    """Over the examples, added in float64."""
+    total = sum(float(of_each(chunk).sum(dtype=torch.float64)) for chunk in v.split(CHUNK))
     return total / len(v)
 
 

@@ -20,7 +20,7 @@ from dlpipe.report.units import (
     seeds_text,
     with_unit,
 )
-from dlpipe.spec.claims import Claim
+from dlpipe.spec.claims import DIVERGED, Claim
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not judged"]
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "not reproduced", "inconclusive", "not judged")
@@ -104,6 +104,7 @@ class Judgement:
             "where": dict(claim.where),
             "compare": None if claim.compare is None else dict(claim.compare),
             "with": None if claim.against is None else dict(claim.against),
+            "better_than": claim.better_than,
             "margin": claim.margin,
             "value": claim.value,
             "tolerance": claim.tolerance,
@@ -160,11 +161,14 @@ def _all_together(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def _sides(claim: Claim, levels: Levels) -> list[Levels]:
-    """The slices a claim needs at one combination: compare and with; both at either end if it grows."""
+    """The slices a claim needs at one combination: compare and with; both at either end if it grows.
+
+    One slice twice, if two metrics are compared.
+    """
     base = {**claim.where, **levels}
     if claim.value is not None:
         return [base]
-    compare, against = claim.compare or {}, claim.against or {}
+    compare, against = claim.compare or {}, claim.against or {}  # nothing besides, for two metrics
     if claim.grows is None:
         return [{**base, **compare}, {**base, **against}]
     return [
@@ -215,25 +219,26 @@ def _combinations(claim: Claim, results: Results) -> list[dict[str, str]]:
     return kept
 
 
-def _values(cell: Levels, claim: Claim, results: Results) -> dict[int, float]:
+def _values(cell: Levels, metric: str, results: Results) -> dict[int, float]:
     """Seed to value, one for every declared seed, all finite."""
     name = levels_text(cell)
     if not results.exists(cell):
         raise _CannotJudge(f"the experiment leaves out {name}")
-    values = results.of(cell, claim.metric)
-    if not values:
+    values = results.of(cell, metric)
+    if not values and not results.of(cell, DIVERGED):
         known = results.metrics()
-        if known and claim.metric not in known:
-            raise _CannotJudge(f"no run has the metric {claim.metric}; there are {list_text(known)}")
+        if known and metric not in known:
+            raise _CannotJudge(f"no run has the metric {metric}; there are {list_text(known)}")
         raise _CannotJudge(f"{name} has not been run")
     missing = [seed for seed in results.seeds if seed not in values]
+    diverged = [seed for seed in missing if results.of(cell, DIVERGED).get(seed)]
+    if diverged:
+        raise _CannotJudge(f"the training of {name} diverged, {seeds_text(diverged)}")
     if missing:
         raise _CannotJudge(f"{name} lacks {seeds_text(missing)}")
     broken = [seed for seed in results.seeds if not math.isfinite(values[seed])]
     if broken:
-        raise _CannotJudge(
-            f"{name} has a {metric_name(claim.metric)} that is not a finite number, {seeds_text(broken)}"
-        )
+        raise _CannotJudge(f"{name} has a {metric_name(metric)} that is not a finite number, {seeds_text(broken)}")
     return {seed: values[seed] for seed in results.seeds}
 
 
@@ -243,7 +248,8 @@ def _values(cell: Levels, claim: Claim, results: Results) -> dict[int, float]:
 def _judge_part(claim: Claim, results: Results, levels: Levels) -> Part:
     try:
         cells = [_complete(side, results) for side in _sides(claim, levels)]
-        sides = [_values(cell, claim, results) for cell in cells]
+        metrics = itertools.cycle((claim.metric, claim.other_metric))
+        sides = [_values(cell, metric, results) for cell, metric in zip(cells, metrics, strict=False)]
     except _CannotJudge as error:
         return Part(levels, "inconclusive", str(error))
     if not results.seeds:

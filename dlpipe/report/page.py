@@ -35,7 +35,7 @@ from dlpipe.report.units import (
     with_unit,
 )
 from dlpipe.spec.base import Component
-from dlpipe.spec.claims import Claim
+from dlpipe.spec.claims import DIVERGED, Claim
 
 TEMPLATES = Path(__file__).with_name("templates")
 FORMAT = 1
@@ -201,6 +201,8 @@ def _asks(claim: Claim) -> str:
     text = metric_name(claim.metric) + (f" ({unit})" if unit else "")
     if claim.compare is not None and claim.against is not None:
         text += f": {levels_text(claim.compare)} against {levels_text(claim.against)}, paired by seed"
+    if claim.better_than is not None:
+        text += f" against {metric_name(claim.better_than)}, of the same runs"
     if claim.grows is not None:
         text += f"; gain at {claim.grows.axis} {claim.grows.end} less gain at {claim.grows.axis} {claim.grows.start}"
     if claim.where:
@@ -218,10 +220,12 @@ def _papers_value(claim: Claim) -> str:
 
 
 def _claim_columns(claim: Claim) -> list[str]:
-    if claim.compare is None or claim.against is None:
+    if claim.value is not None:
         return ["ours"]
     end = f", {claim.grows.axis} {claim.grows.end}" if claim.grows is not None else ""
-    sides = [", ".join(side.values()) + end for side in (claim.compare, claim.against)]
+    sides = [", ".join(side.values()) + end for side in (claim.compare, claim.against) if side is not None]
+    if claim.better_than is not None:
+        sides = [metric_name(claim.metric), metric_name(claim.better_than)]
     unit = difference_unit(claim.metric)
     return [*sides, f"{'growth' if claim.grows is not None else 'gain'}{f' ({unit})' if unit else ''}"]
 
@@ -254,7 +258,7 @@ def interval_text(result: Estimate | None, places: int) -> str:
 def _variant_table(evidence: Evidence, judgements: Sequence[Judgement]) -> dict[str, Any]:
     """Axes, then the metrics that matter with interval, n and time."""
     known = set(evidence.results().metrics())
-    wanted = dict.fromkeys(["test_error", *(j.claim.metric for j in judgements), "valid_error"])
+    wanted = dict.fromkeys(["test_error", *_judged(judgements), "valid_error"])
     metrics = [metric for metric in wanted if metric in known and metric != "train_seconds"][:MOST_SINGLE_METRICS]
     axes = list(evidence.axes)
     return {
@@ -264,17 +268,24 @@ def _variant_table(evidence: Evidence, judgements: Sequence[Judgement]) -> dict[
     }
 
 
+def _judged(judgements: Sequence[Judgement]) -> list[str]:
+    """The metrics that the claims speak of."""
+    return [metric for judgement in judgements for metric in (judgement.claim.metric, judgement.claim.other_metric)]
+
+
 def _variant_row(
     variant: VariantEvidence, axes: Sequence[str], metrics: Sequence[str], evidence: Evidence
 ) -> dict[str, Any]:
     first = variant.values.get(metrics[0], {}) if metrics else {}
-    missing = len(evidence.loaded.seeds) - sum(seed in first for seed in evidence.loaded.seeds)
+    diverged = [seed for seed, value in variant.values.get(DIVERGED, {}).items() if value]
+    missing = [seed for seed in evidence.loaded.seeds if seed not in first and seed not in diverged]
     seconds = [value for value in variant.values.get("train_seconds", {}).values() if math.isfinite(value)]
     return {
         "levels": [variant.levels[axis] for axis in axes],
         "cells": [_cell(variant.values.get(metric, {}), metric) for metric in metrics],
         "n": len(first),
-        "missing": missing,
+        "missing": len(missing),
+        "diverged": len(diverged),
         "seconds": math.fsum(seconds) / len(seconds) if seconds else None,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from dlpipe.artifacts import Artifact, ArtifactError
 
@@ -27,14 +28,14 @@ def read_metrics(artifact: Artifact) -> list[tuple[int, str, float]]:
 History = dict[tuple[str, str], dict[int, list[tuple[float, float]]]]
 
 
-def read_history(path: Path) -> History:
-    """(phase, metric) to seed to its (epoch, value) pairs. Raises ArtifactError, naming file and line."""
+def read_history(path: Path, against: Literal["epoch", "step"] = "epoch") -> History:
+    """(phase, metric) to seed to its (epoch or step, value) pairs. Raises ArtifactError, naming file and line."""
     history: History = {}
-    for line, (phase, seed, _, epoch, metric, value) in _rows(
+    for line, (phase, seed, step, epoch, metric, value) in _rows(
         path, ("phase", "seed", "step", "epoch", "metric", "value")
     ):
         try:
-            point = (float(epoch), float(value))
+            point = (float(epoch if against == "epoch" else step), float(value))
             history.setdefault((phase, metric), {}).setdefault(int(seed), []).append(point)
         except ValueError as error:
             raise ArtifactError(f"{path}:{line}: {error}") from None

@@ -18,6 +18,10 @@ def metric_name(metric: str) -> str:
 
 def metric_unit(metric: str) -> str:
     """The unit of a metric's values, by its name; empty if it has none that we know."""
+    if metric.startswith("steps_"):
+        return "steps"
+    if metric == "log_partition_error":
+        return "nats"
     if metric.endswith(("error", "accuracy")) and not metric.endswith("reconstruction_error"):
         return "%"
     if metric.endswith("seconds"):

@@ -49,6 +49,7 @@ class Block:
         self.weights: dict[str, Tensor] = {}
         self.rows: list[history.Row] = []
         self.seconds: dict[str, float] = {}
+        self.seconds_a_step: dict[str, float] = {}
 
     def train(self, job: Job, training: TrainingSpec) -> Outcome:
         """Trains one job, or goes on where an earlier process stopped, or takes up what one had finished."""
@@ -75,6 +76,7 @@ class Block:
         }
         self.rows += history.rows(job.phase, job.seed, outcome.validations)
         self.seconds[str(job.seed)] = round(outcome.seconds if seconds is None else seconds, 3)
+        self.seconds_a_step[str(job.seed)] = outcome.seconds / outcome.validations[-1][0]
 
     def write(self, **extra: Any) -> None:
         if not self.ranks.first:
@@ -82,7 +84,12 @@ class Block:
         with self.draft.tensors("weights.safetensors") as path:
             save_file(self.weights, path)
         history.write(self.draft.folder / "history.csv", self.rows)
-        self.draft.extra.update(seconds=self.seconds, saving_seconds=round(self.checkpoints.spent, 3), **extra)
+        self.draft.extra.update(
+            seconds=self.seconds,
+            seconds_a_step=self.seconds_a_step,
+            saving_seconds=round(self.checkpoints.spent, 3),
+            **extra,
+        )
 
 
 @contextlib.contextmanager
@@ -94,11 +101,11 @@ def block(
     device: str,
     threads: int,
     deadline: float | None,
-    restarts: int = 1,
+    tries: int = 1,
 ) -> Iterator[Block]:
     """Prepares the device, takes the stage's lock and latches signals; the artifact stands when the context is left.
 
-    `restarts`: jobs a seed.
+    `tries`: jobs a seed.
     """
     with Stopping(deadline) as stopping:
         chosen = devices.prepare(ranks.device(device), threads)
@@ -110,7 +117,7 @@ def block(
             draft = stack.enter_context(making)
             record = None
             if ranks.first:
-                record = stack.enter_context(Record(store, stage, draft.lock, units=len(stage.seeds) * restarts))
+                record = stack.enter_context(Record(store, stage, draft.lock, units=len(stage.seeds) * tries))
             checkpoints = Checkpoints(store.checkpoints(stage), key, every=CHECKPOINT_EVERY, alive=draft.lock.beat)
             yield Block(stage, draft, ranks, chosen, checkpoints, stopping, record)
         ranks.barrier()

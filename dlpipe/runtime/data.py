@@ -24,7 +24,7 @@ class Split:
     inputs: Tensor
     """[N, features] float32, scaled."""
     targets: Tensor
-    """[N] int64."""
+    """[N] int64: classes; or float32: real numbers."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -39,11 +39,22 @@ def read_split(data: Artifact, split: str, device: torch.device) -> Split:
         inputs, targets = file.get_tensor(f"{split}.inputs"), file.get_tensor(f"{split}.targets")
     # A copy in float32 even where it is float32 already: the file's own memory is not aligned for vector instructions.
     scaled = inputs.flatten(1).to(device=device, dtype=torch.float32, copy=True).div_(data.extra["scale"])
-    return Split(scaled, targets.to(device=device, dtype=torch.int64, copy=True))
+    dtype = torch.float32 if targets.is_floating_point() else torch.int64
+    return Split(scaled, targets.to(device=device, dtype=dtype, copy=True))
 
 
 def features(data: Artifact) -> int:
     return math.prod(data.extra["input_shape"])
+
+
+def picture_shape(data: Artifact) -> tuple[int, int, int]:
+    """Height, width and colours of an input. Raises ArtifactError when the examples are no pictures."""
+    shape = tuple(data.extra["input_shape"])
+    if len(shape) == 2:
+        return (*shape, 1)
+    if len(shape) != 3:
+        raise ArtifactError(f"the model looks at pictures; an example of {data.stage.id} has the shape {list(shape)}")
+    return shape
 
 
 def component(family: str, declared: Mapping[str, Any]) -> Component:
@@ -129,9 +140,11 @@ def declared_task(declared: Mapping[str, Any]) -> Any:
 def build_model(declared: Mapping[str, Any], task: Any, data: Artifact) -> nn.Module:
     """The model that is declared, with as many outputs as the task needs on that data."""
     visible = features(data)
-    return build(
-        component("model", declared), inputs=visible, outputs=task.outputs(visible, len(data.extra["classes"]))
-    )
+    spec: Any = component("model", declared)
+    context: dict[str, Any] = {"inputs": visible, "outputs": task.outputs(visible, len(data.extra["classes"]))}
+    if spec.takes_pictures:
+        context["shape"] = picture_shape(data)
+    return build(spec, **context)
 
 
 def build_layer(declared: Mapping[str, Any], visible: int, hidden: int, data: Artifact) -> nn.Module:

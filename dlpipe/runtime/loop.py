@@ -26,7 +26,8 @@ from dlpipe.runtime.ranks import ALONE, Particles, Ranks
 from dlpipe.runtime.schedules import schedule
 from dlpipe.runtime.stopping import Interrupted, Stopping
 from dlpipe.runtime.streams import stream
-from dlpipe.spec.schedules import HalveOnPlateau
+from dlpipe.spec.claims import DIVERGED
+from dlpipe.spec.schedules import Duration, HalveOnPlateau
 from dlpipe.spec.training import EarlyStopping, TrainingSpec
 
 Scalars = Mapping[str, Tensor]
@@ -46,6 +47,14 @@ class TrainingError(StepError):
     """Training cannot go on; the message names the stage, the seed and the step."""
 
 
+class Diverged(TrainingError):
+    """A number of the training is no longer finite, from `step` on."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 @dataclass(frozen=True)
 class Job:
     """What is trained, on what, and under which name its random streams and messages go."""
@@ -60,15 +69,19 @@ class Job:
     phase: str
     seed: int
     restart: int = 0
+    """Another one draws other random numbers."""
+    setting: int = 0
+    """Position in a grid of settings; all draw the same random numbers."""
 
     @property
     def unit(self) -> str:
         """Name of its checkpoint."""
-        return f"seed{self.seed}-restart{self.restart}"
+        return f"seed{self.seed}-restart{self.restart}" + (f"-setting{self.setting}" if self.setting else "")
 
     @property
     def unit_in_words(self) -> str:
-        return f"seed {self.seed}" + (f" restart {self.restart}" if self.restart else "")
+        named = {"restart": self.restart, "setting": self.setting}
+        return f"seed {self.seed}" + "".join(f" {name} {number}" for name, number in named.items() if number)
 
     def __str__(self) -> str:
         return f"{self.stage} {self.unit_in_words}"
@@ -98,6 +111,11 @@ class Outcome:
     """Position of the validation that the kept parameters belong to: the best under early stopping, else the last."""
     seconds: float
 
+    @property
+    def diverged(self) -> bool:
+        """The last row of its history says at which step; there are no parameters then, all are NaN."""
+        return DIVERGED in self.validations[-1][2]
+
 
 def train(
     job: Job,
@@ -113,7 +131,13 @@ def train(
 
     `leave` is told the progress, at least every few seconds.
     """
-    return _Loop(job, training, checkpoints, stopping or Stopping(), saved, ranks, leave).run()
+    loop = _Loop(job, training, checkpoints, stopping or Stopping(), saved, ranks, leave)
+    try:
+        return loop.run()
+    except Diverged as error:
+        if training.on_divergence == "fail":
+            raise
+        return loop.given_up(error.step)
 
 
 class _Loop:
@@ -140,12 +164,14 @@ class _Loop:
         buffers = dict(job.module.named_buffers(recurse=False))
         self.averaged = [buffers[name] for name in getattr(job.module, "averaged", ()) if name in buffers]
         declared: Any = training.optimizer
-        self.optimizer: Optimizer = declared.load()(self.parameters, **declared.arguments())
+        arguments = {k: self._steps(v) if isinstance(v, Duration) else v for k, v in declared.arguments().items()}
+        self.optimizer: Optimizer = declared.load()(self.parameters, **arguments)
         self.state = State()
         self.best: dict[str, Tensor] = {}
         self.recent: list[tuple[int, Scalars]] = []
         """Batch size and scalars of the steps since the last look."""
         self.factor = 1.0
+        self.started = time.monotonic()
         self.gradient_norm = torch.zeros(())
         if saved is not None:
             self._restore(saved)
@@ -159,26 +185,40 @@ class _Loop:
         return int(duration.in_steps(self.examples, self.batch_size))
 
     def run(self) -> Outcome:
-        state, started = self.state, time.monotonic() - self.state.seconds
+        state, self.started = self.state, time.monotonic() - self.state.seconds
         with track(str(self.job), self.total, per_epoch=self.steps_per_epoch, leave=self.leave) as progress:
             progress(state.step)
+            # A divergence ends the training of all ranks at once; their clocks are not one.
+            look_by_clock = self.training.on_divergence == "fail" or self.ranks.world == 1
             batches: tuple[Tensor, ...] = ()
             while state.step < self.total and not state.stopped:
-                self._stop_or_save(started)
+                self._stop_or_save()
                 epoch, position = divmod(state.step, self.steps_per_epoch)
                 if not batches or position == 0:
                     batches = self._order(epoch)
                 self._one_step(batches[position])
-                if state.step % LOOK_EVERY == 0 or progress.due():
+                if state.step % LOOK_EVERY == 0 or (look_by_clock and progress.due()):
                     progress(state.step, **self._look())
                 if state.step % self.validate_every == 0 or state.step == self.total:
                     self._validation()
-        state.seconds = time.monotonic() - started
+        state.seconds = time.monotonic() - self.started
         if self.best:
             self.job.module.load_state_dict(self.best)
         self.particles.bring_together()
         last = len(state.validations) - 1
         return Outcome(state.validations, last if state.best is None else state.best, state.seconds)
+
+    def given_up(self, step: int) -> Outcome:
+        """What a training that diverged at `step` leaves: its history up to there, and NaN for all parameters.
+
+        What the parameters were when the divergence was noticed depends on the clock.
+        """
+        self.particles.bring_together()
+        for tensor in self.job.module.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.fill_(math.nan)
+        validations = [*self.state.validations, (step, step / self.steps_per_epoch, {DIVERGED: 1.0})]
+        return Outcome(validations, len(validations) - 1, time.monotonic() - self.started)
 
     def _order(self, epoch: int) -> tuple[Tensor, ...]:
         """This rank's share of the epoch's batches: a permutation drawn on the CPU, the same for every device."""
@@ -196,7 +236,7 @@ class _Loop:
         if self.training.clip_norm is not None:
             self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.training.clip_norm)
         self.factor = self.schedule(state.step, self.total, self.losses)
-        self.optimizer.step(self.factor)
+        self.optimizer.step(self.factor, state.step)
         self.recent.append((len(indices) * self.ranks.world, scalars))
         state.step += 1
 
@@ -222,9 +262,10 @@ class _Loop:
 
     def _guard(self, name: str, value: float, step: int) -> None:
         if not math.isfinite(value):
-            raise TrainingError(
+            raise Diverged(
                 f"{self.job}: {name} is {value} at step {step} of {self.total}; training has diverged. "
-                "A lower learning rate or clip_norm may help"
+                "A lower learning rate or clip_norm may help; on_divergence: record makes it a result",
+                step,
             )
 
     def _validation(self) -> None:
@@ -271,7 +312,7 @@ class _Loop:
             self.best = {name: tensor.clone() for name, tensor in self.job.module.state_dict().items()}
         state.stopped = step - state.validations[state.best][0] >= self._steps(rule.patience)
 
-    def _stop_or_save(self, started: float) -> None:
+    def _stop_or_save(self) -> None:
         """At a step boundary: saves when it is time to, or when asked to stop, which it then does."""
         if self.checkpoints is None:
             return
@@ -280,7 +321,7 @@ class _Loop:
         if reason is None and not due:
             return
         self._look()
-        self.state.seconds = time.monotonic() - started
+        self.state.seconds = time.monotonic() - self.started
         snapshot = self._snapshot()
         saved = self.checkpoints.save(self.job.unit, snapshot) if self.ranks.first else True
         if reason is not None:

@@ -49,12 +49,18 @@ class Optimizer:
     ) -> None:
         """`slots` are zero tensors like the parameter; `counts_steps` adds the slot `step`, a zero scalar."""
         self.learning_rate = learning_rate
+        self.at = 0
+        """The step that is being done, for an update that changes with it."""
         self._update = update
         self._groups = [_group(group, decay, slots, counts_steps) for group, decay in _split(parameters, weight_decay)]
 
     @torch.no_grad()
-    def step(self, factor: float = 1.0) -> None:
-        """One update from the gradients in `.grad`, which are left as they are, at `factor` times the learning rate."""
+    def step(self, factor: float = 1.0, at: int = 0) -> None:
+        """One update from the gradients in `.grad`, which are left as they are, at `factor` times the learning rate.
+
+        `at` is the number of steps before it.
+        """
+        self.at = at
         for group in self._groups:
             gradients = [
                 _gradient(parameter, turned) for parameter, turned in zip(group.parameters, group.turned, strict=True)
@@ -101,17 +107,30 @@ def _split(parameters: Mapping[str, Tensor], weight_decay: float) -> list[tuple[
 
 
 def sgd(
-    parameters: Mapping[str, Tensor], *, learning_rate: float, weight_decay: float, momentum: float, nesterov: bool
+    parameters: Mapping[str, Tensor],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    momentum: float,
+    nesterov: bool,
+    early_momentum: float | None = None,
+    early_duration: int | None = None,
 ) -> Optimizer:
-    """v <- momentum v + g; p <- p - lr v (nesterov: p - lr (g + momentum v)); g includes weight_decay p."""
+    """v <- momentum v + g; p <- p - lr v (nesterov: p - lr (g + momentum v)); g includes weight_decay p.
+
+    In the first `early_duration` steps the momentum is `early_momentum`.
+    """
 
     def update(parameters: Any, gradients: Any, slots: Slots, lr: float, weight_decay: float) -> None:
+        now = momentum
+        if early_momentum is not None and early_duration is not None and optimizer.at < early_duration:
+            now = early_momentum
         # The operator behind torch.optim's fused SGD. What is around it costs more than a small network's update.
         torch._fused_sgd_(
             parameters,
             gradients,
             slots["velocity"] if momentum else [],
-            momentum=momentum,
+            momentum=now,
             nesterov=nesterov,
             dampening=0.0,
             maximize=False,
@@ -121,7 +140,8 @@ def sgd(
         )
 
     slots = ("velocity",) if momentum else ()
-    return Optimizer(parameters, update, learning_rate=learning_rate, weight_decay=weight_decay, slots=slots)
+    optimizer = Optimizer(parameters, update, learning_rate=learning_rate, weight_decay=weight_decay, slots=slots)
+    return optimizer
 
 
 def adagrad(

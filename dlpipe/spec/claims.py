@@ -22,6 +22,10 @@ Levels = dict[str, Level]
 Scale = Literal["demo", "lab", "paper"]
 SCALES: tuple[Scale, ...] = ("demo", "lab", "paper")
 
+DIVERGED = "diverged"
+"""A metric where `on_divergence` is `record`: 1 for a seed whose training diverged, 0 for the others. In history.csv:
+the last row of such a seed, at the first step with a number that is not finite."""
+
 
 class Growth(Spec):
     """The gain of `compare` over `with` is larger at level `to` of `axis` than at level `from`."""
@@ -32,7 +36,8 @@ class Growth(Spec):
 
 
 class Claim(Spec):
-    """A comparison (`compare` with `with`, by seed), its growth along an axis, or a value with a tolerance."""
+    """A comparison by seed, of `compare` with `with` or of `metric` with another metric of the same runs
+    (`better_than`); its growth along an axis; or a value with a tolerance."""
 
     says: str = Field(min_length=1, description="the claim, in a sentence")
     source: str | None = Field(None, description="where the paper says so: figure, table, section")
@@ -42,6 +47,9 @@ class Claim(Spec):
     where: Levels = Field(default_factory=dict, description="the slice the claim speaks of")
     compare: Levels | None = Field(None, description="the levels that should be better")
     against: Levels | None = Field(None, alias="with", description="the levels they are compared with")
+    better_than: str | None = Field(
+        None, description="another metric of the same runs that `metric` is compared with, such as a baseline's"
+    )
     for_each: OneOrMany[str] | None = Field(None, description="axes at whose every level it must hold")
     margin: NonNegativeFloat = Field(0.0, description="smallest gain that counts, in the metric's unit")
     grows: Growth | None = None
@@ -55,8 +63,10 @@ class Claim(Spec):
     @model_validator(mode="after")
     def _one_form(self) -> Claim:
         comparison = self.compare is not None or self.against is not None
-        if comparison == (self.value is not None):
-            raise misuse("give either compare and with, or value and tolerance")
+        if comparison + (self.better_than is not None) + (self.value is not None) != 1:
+            raise misuse("give either compare and with, or better_than, or value and tolerance")
+        if self.better_than == self.metric:
+            raise misuse("metric and better_than are the same", "better_than")
         if comparison and (self.compare is None or self.against is None):
             raise misuse("compare and with go together")
         if self.value is not None and self.tolerance is None:
@@ -64,6 +74,11 @@ class Claim(Spec):
         if self.grows is not None and not comparison:
             raise misuse("grows needs compare and with", "grows")
         return self
+
+    @property
+    def other_metric(self) -> str:
+        """That of the side which `metric` is compared with."""
+        return self.better_than or self.metric
 
     @property
     def axes_repeated(self) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dlpipe.spec.base import Component, NonNegativeInt, PositiveInt, misuse
+from dlpipe.spec.base import Component, NonNegativeFloat, NonNegativeInt, PositiveInt, misuse
 
 TYPICAL_FEATURES = 1024
 """Of a small picture."""
@@ -22,6 +23,8 @@ class DatasetSpec(Component):
     """What only fine-tuning looks at: another number of labels leaves the prepared data and the layers as they are."""
     LOCAL_FIELDS: ClassVar[frozenset[str]] = frozenset()
     """Paths on this machine; the digest of what they hold counts instead."""
+    real_targets: ClassVar[bool] = False
+    """Whether a target is a real number, and not a class."""
 
     train: PositiveInt | None = Field(
         None, description="training examples, with or without label; all that are left if absent"
@@ -39,11 +42,29 @@ class DatasetSpec(Component):
         description="unit: into [0, 1]; standard: zero mean and unit variance a feature, over the training examples; "
         "binary: 1 above the middle of the scale, else 0",
     )
+    # Neither is part of a digest where it is not used, as before there were any.
+    variation: Literal["rotated", "random_background"] | None = Field(
+        None,
+        description="of square pictures in grey (Larochelle et al. 2007), drawn by the split_seed; "
+        "rotated: by any angle; random_background: before one of noise",
+        exclude_if=operator.not_,
+    )
+    pooled: bool = Field(
+        False,
+        description="put the source's training and test part together before they are split; then say `test`",
+        exclude_if=operator.not_,
+    )
 
     @model_validator(mode="after")
     def _labelled_are_some_of_train(self) -> DatasetSpec:
         if self.train is not None and self.labelled is not None and self.labelled > self.train:
             raise misuse(f"labelled ({self.labelled}) are some of train ({self.train}), not more", "labelled")
+        return self
+
+    @model_validator(mode="after")
+    def _pooled_leaves_no_test_part(self) -> DatasetSpec:
+        if self.pooled and self.test is None:
+            raise misuse("pooled leaves no test part: say how many examples to hold out, as `test: 10000`", "pooled")
         return self
 
     def extent(self) -> tuple[int, int]:
@@ -55,9 +76,9 @@ class DatasetSpec(Component):
 
     @property
     def slug(self) -> str:
-        """For the names of artifacts, such as `mnist-10000`."""
-        size = "" if self.train is None else f"-{self.train}"
-        return f"{self.kind}{size}"
+        """For the names of artifacts, such as `mnist-10000` or `mnist-rotated-10000`."""
+        parts = (self.kind, self.variation and self.variation.replace("_", "-"), self.train)
+        return "-".join(str(part) for part in parts if part is not None)
 
 
 class Digits(DatasetSpec):
@@ -104,3 +125,63 @@ class Images(DatasetSpec):
         path = Path(self.images)
         numbers = 4 * path.stat().st_size if path.exists() else 0
         return numbers // TYPICAL_FEATURES + 1, TYPICAL_FEATURES
+
+
+class Generated(DatasetSpec):
+    """Examples that are drawn, not downloaded: as many as are asked for, of real numbers that may have any size."""
+
+    train: PositiveInt = Field(2000, description="training examples, with or without label")
+    test: PositiveInt = Field(1000, description="test examples")
+    split_seed: NonNegativeInt = Field(
+        0, description="seed from which the examples are drawn; the same for every run seed"
+    )
+    scaling: Literal["none", "standard"] = Field(  # type: ignore[assignment]
+        "none",
+        description="none: as they are drawn; standard: zero mean and unit variance a feature, over the training "
+        "examples",
+    )
+
+    @property
+    def examples(self) -> int:
+        return self.train + (self.valid or 0) + self.test
+
+
+class Plane(Generated):
+    """Points in the plane from a distribution with a shape; classes are the moons, Gaussians or rings."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.generated:Plane"
+    kind: Literal["plane"] = "plane"
+    shape: Literal["gaussian", "two_moons", "eight_gaussians", "rings", "ica_mixture"]
+
+    def extent(self) -> tuple[int, int]:
+        return self.examples, 2
+
+    @property
+    def slug(self) -> str:
+        return f"{self.shape}-{self.train}"
+
+
+class Linear(Generated):
+    """Linear regression with a covariance of the inputs that is asked for: a quadratic with a known optimum."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.generated:Linear"
+    kind: Literal["linear"] = "linear"
+    real_targets: ClassVar[bool] = True
+    train: PositiveInt = Field(100, description="training examples, more than there are features")
+    test: PositiveInt = Field(100, description="test examples")
+    features: PositiveInt = Field(20, description="inputs of an example")
+    condition: float = Field(100.0, ge=1.0, description="largest over smallest eigenvalue of the inputs' covariance")
+    noise: NonNegativeFloat = Field(0.0, description="standard deviation of what is added to the targets")
+
+    @model_validator(mode="after")
+    def _more_examples_than_features(self) -> Linear:
+        if self.train <= self.features:
+            raise misuse(f"{self.features} features need more training examples than {self.train}", "train")
+        return self
+
+    def extent(self) -> tuple[int, int]:
+        return self.examples, self.features
+
+    @property
+    def slug(self) -> str:
+        return f"linear{self.features}-condition{self.condition:g}"

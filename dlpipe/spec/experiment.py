@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from dlpipe.spec import datasets, figures, layers, measures, models, tasks
 from dlpipe.spec.base import Example, Many, NonNegativeInt, OneOrMany, PositiveInt, Spec, misuse, one_of
 from dlpipe.spec.claims import Claim, Level, Levels, Scale
-from dlpipe.spec.training import TrainingSpec
+from dlpipe.spec.selection import Select, Settings, with_settings
+from dlpipe.spec.training import TrainingSpec, training_fields
 
 if TYPE_CHECKING:
     Dataset = datasets.DatasetSpec
@@ -39,13 +41,6 @@ class Pretrain(TrainingSpec):
     layer: Layer
 
 
-class Select(Spec):
-    """A choice inside a stage, part of the record: the best of several restarts of each seed."""
-
-    best_of: PositiveInt
-    by: str = Field("train_loss", description="metric of the last row of history.csv; lower is better")
-
-
 class Phase(TrainingSpec):
     """One phase of fine-tuning: of the whole model, or of its output layer."""
 
@@ -54,6 +49,26 @@ class Phase(TrainingSpec):
         "all", description="top: the output layer alone, on what is pretrained as it is (a linear probe)"
     )
     select: Select | None = None
+
+    @model_validator(mode="after")
+    def _every_setting_is_a_training(self) -> Phase:
+        for settings in self.select.settings if self.select is not None else ():
+            try:
+                TrainingSpec.model_validate(with_settings(training_fields(self), settings))
+            except KeyError as error:
+                raise misuse(f"the training has no {error.args[0]}", "select", "grid", error.args[0]) from None
+            except ValidationError as error:
+                raise _not_a_training(error, settings) from None
+        return self
+
+
+def _not_a_training(error: ValidationError, settings: Settings) -> PydanticCustomError:
+    first = error.errors(include_url=False)[0]
+    field = str(first["loc"][-1])
+    path = next((path for path in settings if path.split(".")[-1] == field), next(iter(settings)))
+    if first["type"] == "extra_forbidden":
+        return misuse(f"the training has no {path}", "select", "grid", path)
+    return misuse(f"{path} cannot be {settings[path]}: {first['msg'].lower()}", "select", "grid", path)
 
 
 class From(Spec):
@@ -85,7 +100,8 @@ class Experiment(Spec):
     )
     finetune: OneOrMany[Phase] = Field(description="one phase, or a list of phases in their order")
     measures: Annotated[tuple[Measure, ...], Many] = Field(
-        (), description="what evaluate measures of a generative model, or else of the lowest pretrained layer"
+        (),
+        description="what evaluate measures of the history, and of a generative model or the lowest pretrained layer",
     )
     axes: dict[str, dict[Level, Patch]] = Field(
         default_factory=dict, description="the comparison: axes, their levels, each a patch"
@@ -106,6 +122,9 @@ class Experiment(Spec):
     def _recipes_reach_the_top(self) -> Experiment:
         if isinstance(self.pretrain, tuple) and len(self.pretrain) < len(self.layer_units):
             raise misuse(f"pretrain has {len(self.pretrain)} recipes for {len(self.layer_units)} layers", "pretrain")
+        if self.pretrain is not None and self.model.takes_pictures:
+            message = f"pretrain trains fully connected layers, and a {self.model.kind} has none: leave it out"
+            raise misuse(message, "pretrain")
         if self.phases == ():
             raise misuse("finetune needs at least one phase", "finetune")
         if self.start is not None and self.pretrain is not None:
@@ -115,7 +134,7 @@ class Experiment(Spec):
     @model_validator(mode="after")
     def _tasks_fit(self) -> Experiment:
         for position, phase in enumerate(self.phases):
-            unfit = self.model.unfit(phase.task)
+            unfit = self.model.unfit(phase.task) or phase.task.unfit(self.dataset)
             if unfit is not None:
                 where = ("finetune", position) if isinstance(self.finetune, tuple) else ("finetune",)
                 raise misuse(unfit, *where, "task")
@@ -139,6 +158,8 @@ class Experiment(Spec):
         for position, measure in enumerate(self.measures):
             if measure.kind in kinds[:position]:
                 raise misuse(f"{measure.kind} is among the measures twice", "measures", position)
+            if measure.of_history:
+                continue
             if not self.model.generative and not self.layer_units:
                 message = f"{measure.kind} is a measure of the lowest pretrained layer, and no layer is pretrained"
                 raise misuse(message, "measures", position)

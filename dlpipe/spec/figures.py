@@ -17,13 +17,19 @@ class FigureSpec(Component):
 
 
 class Curves(FigureSpec):
-    """A metric of history.csv against epochs: a line a level of one axis, a panel a level of the others."""
+    """A metric of history.csv against epochs, steps or seconds: a line a level of one axis, a panel a level of the
+    others. A cross where a training diverged."""
 
     implementation: ClassVar[str] = "dlpipe.figures.curves:draw"
     kind: Literal["curves"] = "curves"
     metric: str = "valid_error"
     phase: str = Field("finetune/1", description="as in history.csv; pretrain/1 is the lowest layer")
     lines: str | None = Field(None, description="the axis told apart by colour; one with few levels if absent")
+    against: Literal["epochs", "steps", "seconds"] = Field(
+        "epochs",
+        description="the horizontal axis; seconds are steps times the mean time of a step, validation included",
+        exclude_if=lambda value: value == "epochs",  # so that figures are digested as before there was a choice
+    )
 
 
 class Comparison(FigureSpec):
@@ -50,6 +56,13 @@ class Reconstructions(FigureSpec):
     kind: Literal["reconstructions"] = "reconstructions"
 
 
+class Fantasies(FigureSpec):
+    """What a model takes for data, by the measure `fantasies`: samples of an RBM or of a generative model."""
+
+    implementation: ClassVar[str] = "dlpipe.figures.images:draw_fantasies"
+    kind: Literal["fantasies"] = "fantasies"
+
+
 class Mistakes(FigureSpec):
     """Test examples that are classified wrongly, with their class and the one they were taken for."""
 
@@ -69,3 +82,11 @@ class Code(FigureSpec):
 
     implementation: ClassVar[str] = "dlpipe.figures.codes:draw"
     kind: Literal["code"] = "code"
+
+
+class Landscape(FigureSpec):
+    """The density of an energy-based model over the plane, a panel a variant."""
+
+    implementation: ClassVar[str] = "dlpipe.figures.landscapes:draw"
+    kind: Literal["landscape"] = "landscape"
+    points: Literal["test", "samples"] = Field("test", description="the dots over it; samples: of the task langevin")

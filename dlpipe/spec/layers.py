@@ -12,6 +12,8 @@ from dlpipe.spec.base import Component, NonNegativeFloat, PositiveFloat, Positiv
 
 class LayerSpec(Component):
     family: ClassVar[str] = "layer"
+    samples: ClassVar[bool] = False
+    """Whether it is a model of its inputs that can be sampled from."""
 
     @property
     def slug(self) -> str:
@@ -51,6 +53,7 @@ class Rbm(LayerSpec):
     """Restricted Boltzmann machine: contrastive divergence (Hinton 2002) or persistent chains (Tieleman 2008)."""
 
     implementation: ClassVar[str] = "dlpipe.layers.rbm:RBM"
+    samples: ClassVar[bool] = True
     kind: Literal["rbm"] = "rbm"
     visible_units: Literal["bernoulli", "gaussian"] = Field(
         "bernoulli", description="gaussian: unit variance, for standardised data"
@@ -64,6 +67,12 @@ class Rbm(LayerSpec):
     cd_steps: PositiveInt = Field(1, description="k of CD-k: Gibbs steps before the negative statistics")
     persistent: bool = Field(False, description="PCD: the chains live on from update to update (Tieleman 2008)")
     chains: PositiveInt = Field(100, description="number of persistent chains; without effect unless persistent")
+    fast_rate: NonNegativeFloat = Field(
+        0.0,
+        description="learning rate of the fast weights that drive the persistent chains (Tieleman and Hinton 2009); "
+        "0: there are none",
+        exclude_if=operator.not_,
+    )
     centred: bool = Field(
         False,
         description="along the gradient of units less their means (Melchior et al. 2016)",
@@ -90,6 +99,12 @@ class Rbm(LayerSpec):
                 f"sparsity is for binary hidden units, whose mean is a probability, not for {self.hidden_units} ones",
                 "sparsity_cost",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fast_weights_drive_chains(self) -> Rbm:
+        if self.fast_rate and not self.persistent:
+            raise misuse("fast weights drive persistent chains: set persistent to true", "fast_rate")
         return self
 
     @property

@@ -1,4 +1,5 @@
-"""What `evaluate` measures besides the task's metrics: of a generative model, else of the lowest pretrained layer."""
+"""What `evaluate` measures besides the task's metrics: of a generative model, else of the lowest pretrained layer; and
+of the history of training."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ STRETCHES = 3
 
 class MeasureSpec(Component):
     family: ClassVar[str] = "measure"
+    of_history: ClassVar[bool] = False
+    """Whether it measures the history of training, and no layer or model."""
 
     def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
         """Why this layer or model, on this data, cannot be measured so; None if it can."""
@@ -53,14 +56,68 @@ class LogLikelihood(MeasureSpec):
         return self.temperatures if isinstance(self.temperatures, tuple) else (self.temperatures,)
 
     def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
-        if not isinstance(subject, Rbm):
-            return f"log_likelihood is a measure of an RBM; what is measured here is of kind {subject.slug}"
-        if subject.hidden_units != "bernoulli":
+        if isinstance(subject, Rbm) and subject.hidden_units != "bernoulli":
             return f"log_likelihood is for binary hidden units; this layer's are {subject.hidden_units}"
-        if subject.visible_units == "bernoulli" and dataset.scaling != "binary":
-            return "binary units give shades of grey no probability: set dataset.scaling to binary"
-        return None
+        return _no_probabilities(self, subject, dataset)
 
     def flops(self, parameters: int) -> float:
         steps = sum(self.counts) * (1 + self.reverse) + self.gibbs_steps * self.reverse
         return 4.0 * parameters * self.chains * steps
+
+
+class PseudoLikelihood(MeasureSpec):
+    """Pseudo-log-likelihood of an RBM with binary visible units, in nats an example (Besag 1975): of each unit given
+    all others, summed. Exact for any size, but no likelihood."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.likelihood:PseudoLikelihood"
+    kind: Literal["pseudo_likelihood"] = "pseudo_likelihood"
+    examples: PositiveInt = Field(1_000, description="so many of each split, evenly spaced; 1,000 take a second")
+
+    def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
+        if isinstance(subject, Rbm) and subject.visible_units != "bernoulli":
+            return f"pseudo_likelihood is for binary visible units; this layer's are {subject.visible_units}"
+        if isinstance(subject, Rbm) and subject.hidden_units == "relu":
+            return "relu units have no free energy, which pseudo_likelihood asks for: take bernoulli or gaussian ones"
+        return _no_probabilities(self, subject, dataset)
+
+    def flops(self, parameters: int) -> float:
+        splits, softplus = 3, 30.0
+        return splits * softplus * parameters * self.examples
+
+
+class Fantasies(MeasureSpec):
+    """What the model takes for data, for the figure `fantasies`: means of the visible units after Gibbs sampling."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.fantasies:Fantasies"
+    kind: Literal["fantasies"] = "fantasies"
+    count: PositiveInt = Field(20, description="pictures; so many of each class where the model knows classes")
+    gibbs_steps: PositiveInt = Field(1_000, description="from where the chains begin")
+
+    def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
+        if isinstance(subject, ModelSpec) or subject.samples:  # a model is asked only if it is generative
+            return None
+        return f"fantasies are drawn from a model of the data; what is measured here is of kind {subject.slug}"
+
+    def flops(self, parameters: int) -> float:
+        return 4.0 * parameters * self.count * self.gibbs_steps
+
+
+class StepsUntil(MeasureSpec):
+    """How many steps it took until a metric of the history was low enough: the first such validation."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.speed:StepsUntil"
+    of_history: ClassVar[bool] = True
+    kind: Literal["steps_until"] = "steps_until"
+    metric: str = Field("train_loss", description="as in history.csv; train_loss is the mean since the last validation")
+    at_most: float = Field(description="in the metric's unit")
+    phase: str = Field("finetune/1", description="as in history.csv; pretrain/1 is the lowest layer")
+
+
+def _no_probabilities(
+    measure: LogLikelihood | PseudoLikelihood, subject: LayerSpec | ModelSpec, dataset: DatasetSpec
+) -> str | None:
+    if not isinstance(subject, Rbm):
+        return f"{measure.kind} is a measure of an RBM; what is measured here is of kind {subject.slug}"
+    if subject.visible_units == "bernoulli" and dataset.scaling != "binary":
+        return "binary units give shades of grey no probability: set dataset.scaling to binary"
+    return None

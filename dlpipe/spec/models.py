@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from dlpipe.spec.base import Component, Many, PositiveInt, Probability
+from dlpipe.spec.base import Component, Many, PositiveFloat, PositiveInt, Probability, misuse
 from dlpipe.spec.layers import LayerSpec
-from dlpipe.spec.tasks import Generative, Reconstruction, TaskSpec
+from dlpipe.spec.tasks import Classification, DensityTask, Generative, Reconstruction, TaskSpec
 
 
 class ModelSpec(Component):
     family: ClassVar[str] = "model"
     generative: ClassVar[bool] = False
     """Whether it is a model of its inputs, with an objective of its own: what the task `generative` trains."""
+    takes_pictures: ClassVar[bool] = False
+    """Whether the model is told the `shape` of an input, (height, width, colours), besides its number of features."""
 
     @property
     def slug(self) -> str:
@@ -35,6 +38,8 @@ class ModelSpec(Component):
         """Why this model cannot be trained on such a task; None if it can."""
         if isinstance(task, Generative) and not self.generative:
             return f"a model of kind {self.kind} does not generate its inputs: its task cannot be generative"  # type: ignore[attr-defined]
+        if isinstance(task, DensityTask):
+            return f"{task.slug} trains an energy: the model must be of kind energy, not {self.kind}"  # type: ignore[attr-defined]
         return None
 
     def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
@@ -44,6 +49,10 @@ class ModelSpec(Component):
     def parameters(self, inputs: int, outputs: int) -> int:
         """How many weights, about: by which jobs are sized. A kind that does not say has a million."""
         return 1_000_000
+
+    def multiplications(self, inputs: int, outputs: int) -> int:
+        """Of an example with the weights, forward, about: more than there are weights, where they are shared."""
+        return self.parameters(inputs, outputs)
 
 
 class Mlp(ModelSpec):
@@ -128,3 +137,106 @@ class DeepAutoencoder(ModelSpec):
 
     def parameters(self, inputs: int, outputs: int) -> int:
         return 2 * sum(n * m for n, m in pairwise((inputs, *self.layer_units)))
+
+
+class ConvolutionalSpec(ModelSpec):
+    """What the models of `dlpipe.models.convolutional_autoencoder` have in common."""
+
+    takes_pictures: ClassVar[bool] = True
+    channels: Annotated[tuple[PositiveInt, ...], Many] = Field(
+        description="maps of each convolutional layer, from the one above the picture upwards; the last are the code's"
+    )
+    kernel: PositiveInt = Field(5, description="pixels a side of a filter; odd")
+    stride: PositiveInt = Field(2, description="a layer's maps are smaller than those below by this factor, rounded up")
+    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+
+    @model_validator(mode="after")
+    def _filters_cover_the_picture(self) -> ConvolutionalSpec:
+        if not self.channels:
+            raise misuse("channels needs at least one layer", "channels")
+        if self.kernel % 2 == 0:
+            raise misuse(f"kernel must be odd, so that a filter has a middle, not {self.kernel}", "kernel")
+        if self.stride > self.kernel:
+            raise misuse(f"a stride of {self.stride} skips pixels between filters {self.kernel} wide", "stride")
+        return self
+
+    def _layers(self, inputs: int) -> tuple[int, int, int]:
+        """Weights of the encoder, multiplications on the way up, units of the code; as if of a square grey picture."""
+        side, below, weights, multiplications = math.isqrt(inputs), 1, 0, 0
+        for maps in self.channels:
+            side = -(-side // self.stride)
+            filters = below * maps * self.kernel**2
+            weights, multiplications, below = weights + filters, multiplications + filters * side**2, maps
+        return weights, multiplications, below * side**2
+
+
+class ConvolutionalAutoencoder(ConvolutionalSpec):
+    """Convolutions down to a code of small maps, and transposed ones back (Masci et al. 2011)."""
+
+    implementation: ClassVar[str] = "dlpipe.models.convolutional_autoencoder:ConvolutionalAutoencoder"
+    kind: Literal["convolutional_autoencoder"] = "convolutional_autoencoder"
+    tied: bool = Field(True, description="the decoder's filters are the encoder's")
+
+    @property
+    def slug(self) -> str:
+        return "convautoencoder" + "-".join(map(str, self.channels))
+
+    def unfit(self, task: TaskSpec) -> str | None:
+        if isinstance(task, Reconstruction):
+            return None
+        return f"a {self.kind} gives back its input: its task is of kind reconstruction, not {task.slug}"
+
+    def parameters(self, inputs: int, outputs: int) -> int:
+        return (1 if self.tied else 2) * self._layers(inputs)[0]
+
+    def multiplications(self, inputs: int, outputs: int) -> int:
+        return 2 * self._layers(inputs)[1]
+
+
+class ConvolutionalClassifier(ConvolutionalSpec):
+    """The encoder of a convolutional autoencoder below a linear output layer; `from` starts it from a trained one."""
+
+    implementation: ClassVar[str] = "dlpipe.models.convolutional_autoencoder:ConvolutionalClassifier"
+    kind: Literal["convolutional_classifier"] = "convolutional_classifier"
+
+    @property
+    def slug(self) -> str:
+        return "conv" + "-".join(map(str, self.channels))
+
+    def unfit(self, task: TaskSpec) -> str | None:
+        if isinstance(task, Classification):
+            return None
+        return f"a {self.kind} has an output a class: its task is of kind classification, not {task.slug}"
+
+    def parameters(self, inputs: int, outputs: int) -> int:
+        weights, _, code = self._layers(inputs)
+        return weights + code * outputs
+
+    def multiplications(self, inputs: int, outputs: int) -> int:
+        _, multiplications, code = self._layers(inputs)
+        return multiplications + code * outputs
+
+
+class Energy(ModelSpec):
+    """A density by its energy: a Gaussian bent by a network of smooth units. No hidden layer: the Gaussian alone."""
+
+    implementation: ClassVar[str] = "dlpipe.models.energy:Energy"
+    kind: Literal["energy"] = "energy"
+    units: Annotated[tuple[PositiveInt, ...], Many] = Field(
+        description="hidden units, from the layer above the input upwards"
+    )
+    activation: Literal["silu", "softplus", "tanh"] = "silu"
+    spread: PositiveFloat = Field(1.0, description="standard deviation of the Gaussian that training starts from")
+    samples: PositiveInt = Field(500, description="Markov chains, which the task langevin moves")
+
+    @property
+    def slug(self) -> str:
+        return "energy" + "-".join(map(str, self.units))
+
+    def unfit(self, task: TaskSpec) -> str | None:
+        if isinstance(task, DensityTask):
+            return None
+        return f"an energy is of a density: its task is one such as noise_contrastive or langevin, not {task.slug}"
+
+    def parameters(self, inputs: int, outputs: int) -> int:
+        return inputs * inputs + sum(n * m for n, m in pairwise((inputs, *self.units, 1)))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dlpipe.spec.base import Component, NonNegativeFloat, PositiveFloat, Probability, misuse
+from dlpipe.spec.schedules import Duration
 
 
 class OptimizerSpec(Component):
@@ -22,6 +23,23 @@ class Sgd(OptimizerSpec):
     kind: Literal["sgd"] = "sgd"
     momentum: Probability = 0.0
     nesterov: bool = False
+    early_momentum: float | None = Field(
+        None,
+        gt=0.0,
+        lt=1.0,
+        description="the momentum for `early_duration`, before it is `momentum`: 0.5, say, for 5 epochs (Hinton 2010, "
+        "section 9)",
+        exclude_if=lambda value: value is None,
+    )
+    early_duration: Duration | None = Field(None, exclude_if=lambda value: value is None)
+
+    @model_validator(mode="after")
+    def _early_momentum_has_a_duration(self) -> Sgd:
+        if (self.early_momentum is None) != (self.early_duration is None):
+            raise misuse("early_momentum and early_duration are given together", "early_momentum")
+        if self.early_momentum is not None and self.momentum == 0.0:
+            raise misuse("early_momentum needs a momentum above 0 to go on with", "momentum")
+        return self
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Sgd:

@@ -50,11 +50,16 @@ class TrainingSpec(Spec):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of forward and backward passes; parameters stay float32"
     )
+    on_divergence: Literal["fail", "record"] = Field(
+        "fail",
+        description="what a loss that is no longer finite means: an error, or a result, `diverged` in the metrics",
+        exclude_if=lambda value: value == "fail",  # so that digests are what they were before there was a choice
+    )
 
 
-def training_fields(spec: Spec) -> dict[str, Any]:
-    """The training part of a phase, to be digested: every field of `TrainingSpec`, by name."""
-    return {name: getattr(spec, name) for name in TrainingSpec.model_fields}
+def training_fields(spec: TrainingSpec) -> dict[str, Any]:
+    """The training part of a phase, as it is digested."""
+    return spec.model_dump(mode="json", include=set(TrainingSpec.model_fields))
 
 
 __all__ = [

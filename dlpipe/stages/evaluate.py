@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from dlpipe.runtime.data import (
     read_split,
 )
 from dlpipe.runtime.streams import stream
+from dlpipe.spec.claims import DIVERGED
 from dlpipe.tasks.base import Measured, Task
 
 METRICS = ("seed", "metric", "value")
@@ -58,25 +59,33 @@ class Evaluation:
         self.inputs = {name: split.inputs for name, split in self.splits.items()}
         """Of all examples, with or without label: what the layers were trained on."""
         self.splits["train"] = self.splits["train"].first(stage.spec["labelled"])
+        self.history = self._joined_history()
+        self.diverged = {row.seed for row in self.history if row.metric == DIVERGED}
+        """Seeds without a model: nothing is measured of them but that."""
 
     def write(self, draft: Any) -> None:
         table: list[tuple[int, str, float]] = []
         times: list[tuple[int, str, float]] = []
-        measured = []
+        measured: dict[int, Measured] = {}
         for seed in self.stage.seeds:
-            measured.append(self._measure(seed))
-            table += [(seed, metric, value) for metric, value in measured[-1].metrics.items()]
+            if seed not in self.diverged:
+                measured[seed] = self._measure(seed)
+                table += [(seed, metric, value) for metric, value in measured[seed].metrics.items()]
+                table += [(seed, f"chosen_{name}", value) for name, value in self._chosen(seed).items()]
+            if self._divergence_is_a_result():
+                table.append((seed, DIVERGED, float(seed in self.diverged)))
             times.append((seed, "train_seconds", self._seconds(seed)))
-        outputs = self._outputs(measured)
+        outputs = self._outputs(measured) if measured else {}
         tensors = {name: tensor.cpu().contiguous() for name, tensor in outputs.items()}
         with draft.tensors("outputs.safetensors") as path:
             save_file(tensors, path)
         (draft.folder / "metrics.csv").write_text(history.to_csv(METRICS, table), encoding="utf-8")
         (draft.folder / "times.csv").write_text(history.to_csv(METRICS, times), encoding="utf-8")
-        history.write(draft.folder / "history.csv", self._history())
+        history.write(draft.folder / "history.csv", self.history)
         draft.extra.update(
             ancestors=[_ancestor(artifact) for artifact in (self.data, *self.layers.artifacts, *self.phases)],
             classes=self.data.extra["classes"],
+            seconds_a_step=self._seconds_a_step(),
             input_shape=self.data.extra["input_shape"],
         )
 
@@ -92,8 +101,12 @@ class Evaluation:
         measured = self.task.measure(model, splits)
         model_spec: Any = component("model", self.stage.spec["model"])
         for declared in self.stage.spec.get("measures", ()):
-            spec = component("measure", declared)
+            spec: Any = component("measure", declared)
             measure = spec.load()(**spec.arguments())
+            if spec.of_history:
+                rows = [(row.phase, row.step, row.metric, row.value) for row in self.history if row.seed == seed]
+                measured |= Measured(measure(rows))
+                continue
             subject = model if model_spec.generative else self.layers.stack(seed, self.device).layers[0]
             measured |= measure(subject, self.inputs, stream(seed, f"evaluate/{spec.kind}", device=self.device))
         return measured
@@ -103,7 +116,26 @@ class Evaluation:
         chain = (*self.layers.artifacts, *self.phases)
         return float(sum(artifact.extra["seconds"][str(seed)] for artifact in chain))
 
-    def _history(self) -> list[history.Row]:
+    def _seconds_a_step(self) -> dict[str, dict[str, float]]:
+        """By phase, as the history names it, and seed."""
+        layers = {f"pretrain/{number}": layer for number, layer in enumerate(self.layers.artifacts, start=1)}
+        phases = {f"finetune/{number}": phase for number, phase in enumerate(self.phases, start=1)}
+        return {name: artifact.extra.get("seconds_a_step", {}) for name, artifact in (layers | phases).items()}
+
+    def _divergence_is_a_result(self) -> bool:
+        """Whether a layer or a phase was declared so."""
+        trained = [layer.stage.spec["training"] for layer in self.layers.artifacts]
+        trained += [phase.stage.spec["phase"]["training"] for phase in self.phases]
+        return any(training.get("on_divergence") == "record" for training in trained)
+
+    def _chosen(self, seed: int) -> dict[str, float]:
+        """What this seed's phases took out of their grids, where it is a number, by its field's name."""
+        settings = [phase.extra.get("chosen", {}).get(str(seed), {}) for phase in self.phases]
+        named = {path.split(".")[-1]: value for each in settings for path, value in each.items()}
+        numbers = {name: value for name, value in named.items() if name != "restart" and not isinstance(value, str)}
+        return {name: float(value) for name, value in numbers.items()}
+
+    def _joined_history(self) -> list[history.Row]:
         """All phases joined; fine-tuning phases are numbered within this experiment."""
         joined = [row for layer in self.layers.artifacts for row in history.read(layer.path("history.csv"))]
         for number, phase in enumerate(self.phases, start=1):
@@ -111,21 +143,25 @@ class Evaluation:
             joined += [row._replace(phase=f"finetune/{number}") for row in rows]
         return [row for row in joined if row.seed in self.stage.seeds]
 
-    def _outputs(self, measured: Sequence[Measured]) -> dict[str, Tensor]:
+    def _outputs(self, measured: Mapping[int, Measured]) -> dict[str, Tensor]:
         """For the figures: what the first seed has to show, and what the task counts in every seed."""
-        first, seed = measured[0], self.stage.seeds[0]
-        pictures = self._pictures(self._model(seed), self.layers.stack(seed, self.device)) | first.pictures
+        seed, first = next(iter(measured.items()))
+        model = self._model(seed)
+        pictures = self._pictures(model, self.layers.stack(seed, self.device)) | first.pictures
         shape = self.data.extra["input_shape"]
         shaped = {name: picture.reshape(len(picture), *shape) for name, picture in pictures.items()}
-        stacked = {name: torch.stack([each.of_each_seed[name] for each in measured]) for name in first.of_each_seed}
-        return {**shaped, **first.tensors, **stacked}
+        stacked = {
+            name: torch.stack([each.of_each_seed[name] for each in measured.values()]) for name in first.of_each_seed
+        }
+        small = {"filters_finetuned/1": model.filters()[:FILTERS]} if hasattr(model, "filters") else {}
+        return {**shaped, **small, **first.tensors, **stacked}
 
     def _pictures(self, model: Any, stack: Stack) -> dict[str, Tensor]:
         """Filters, and reconstructions by pretrained layers that decode: [n, features] each."""
         test = self.splits["test"]
         pictures = {f"filters/{k}": filters for k, filters in enumerate(_projected(stack), start=1)}
         first = next((p for p in model.parameters() if p.ndim == 2 and p.shape[0] == features(self.data)), None)
-        if first is not None:
+        if first is not None and not hasattr(model, "filters"):  # whose filters are smaller than an input
             pictures["filters_finetuned/1"] = first.detach().T[:FILTERS]
         if self.layers.decodes:
             pictures["reconstruction_inputs"] = test.inputs[:RECONSTRUCTIONS]

@@ -5,6 +5,8 @@ The whole model is trained, or its output layer alone.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,10 +18,9 @@ from dlpipe.runtime.history import lower_is_better, to_csv
 from dlpipe.runtime.loop import Job, Outcome, TrainingError, from_cleared
 from dlpipe.runtime.ranks import join
 from dlpipe.runtime.streams import stream
+from dlpipe.spec.selection import Select, with_settings
 from dlpipe.spec.training import TrainingSpec
 from dlpipe.tasks.base import Task
-
-SELECTION = ("seed", "restart", "metric", "value", "chosen")
 
 
 class Start(NamedTuple):
@@ -31,10 +32,12 @@ class Start(NamedTuple):
 
 
 class Try(NamedTuple):
-    """One restart of a seed and what it came to."""
+    """One training of a seed, among those that are chosen from, and what it came to."""
 
     job: Job
     outcome: Outcome
+    what: dict[str, Any]
+    """By name: which restart, or which settings."""
     value: float
 
 
@@ -53,32 +56,57 @@ def run(
         None if started_from is None else store.read_or_set_aside("finetune", started_from),
     )
     position = 1 if start.model is None else int(start.model.extra["position"]) + 1
-    select = stage.spec["phase"]["select"]
-    restarts = select["best_of"] if select else 1
-    with block(stage, store, ranks, device=device, threads=threads, deadline=deadline, restarts=restarts) as work:
+    select = Select.model_validate(stage.spec["phase"]["select"] or {"best_of": 1})
+    with block(stage, store, ranks, device=device, threads=threads, deadline=deadline, tries=select.tries) as work:
         train = read_split(data, "train", work.device).first(stage.spec["labelled"])
         valid = read_split(data, "valid", work.device)
-        training = TrainingSpec.model_validate(stage.spec["phase"]["training"])
         record: list[tuple[Any, ...]] = []
+        chosen: dict[str, dict[str, Any]] = {}
         for seed in stage.seeds:
-            tries = []
-            for restart in range(restarts):
-                job = _job(work, start, train, valid, f"finetune/{position}", seed, restart)
-                outcome = work.train(job, training)
-                tries.append(Try(job, outcome, _value(job, outcome, select["by"]) if select else 0.0))
-            chosen = _choose(tries, select["by"]) if select else tries[0]
-            work.add(chosen.job, chosen.outcome, sum(each.outcome.seconds for each in tries))
-            if select:
-                record += [(seed, t.job.restart, select["by"], t.value, int(t is chosen)) for t in tries]
-        if select:
-            (work.draft.folder / "selection.csv").write_text(to_csv(SELECTION, record), encoding="utf-8")
-        work.write(position=position)
+            jobs = partial(_job, work, start, train, valid, f"finetune/{position}", seed)
+            tries = [_try(work, select, jobs, number) for number in range(select.tries)]
+            best = _choose(tries, select.by)
+            work.add(best.job, best.outcome, sum(each.outcome.seconds for each in tries))
+            record += [(seed, *t.what.values(), select.by, t.value, int(t is best)) for t in tries]
+            chosen[str(seed)] = best.what
+        if stage.spec["phase"]["select"]:
+            columns = ("seed", *best.what, "metric", "value", "chosen")
+            (work.draft.folder / "selection.csv").write_text(to_csv(columns, record), encoding="utf-8")
+            work.write(position=position, chosen=chosen)
+        else:
+            work.write(position=position)
     return store.read(stage.rule, stage.id)
 
 
-def _job(work: Block, start: Start, train: Split, valid: Split, phase: str, seed: int, restart: int) -> Job:
+def _try(work: Block, select: Select, jobs: Callable[..., Job], number: int) -> Try:
+    """Trains one restart, or one setting of the grid."""
+    declared = work.stage.spec["phase"]["training"]
+    what: dict[str, Any]
+    if select.grid is None:
+        job, what = jobs(restart=number), {"restart": number}
+    else:
+        job, what = jobs(setting=number), select.settings[number]
+        declared = with_settings(declared, what)
+    outcome = work.train(job, TrainingSpec.model_validate(declared))
+    value = _value(job, outcome, select.by) if work.stage.spec["phase"]["select"] else 0.0
+    return Try(job, outcome, what, value)
+
+
+def _job(
+    work: Block,
+    start: Start,
+    train: Split,
+    valid: Split,
+    phase: str,
+    seed: int,
+    *,
+    restart: int = 0,
+    setting: int = 0,
+) -> Job:
     """The model with its initial parameters, and its task on the labelled and the validation examples."""
     task: Task = declared_task(work.stage.spec["phase"]["task"])
+    if hasattr(task, "see"):
+        task.see(train.inputs)
     model: Any = build_model(work.stage.spec["model"], task, start.data)
     model.initialise(stream(seed, f"{phase}/initialise", restart))
     if start.model is not None:
@@ -94,7 +122,8 @@ def _job(work: Block, start: Start, train: Split, valid: Split, phase: str, seed
 
     step = from_cleared(model, partial(task.step, model))
     data = (train.inputs, train.targets)
-    return Job(model, step, validate, data, stage=work.stage.id, phase=phase, seed=seed, restart=restart)
+    name = work.stage.id
+    return Job(model, step, validate, data, stage=name, phase=phase, seed=seed, restart=restart, setting=setting)
 
 
 def _unroll(model: Any, stack: Stack) -> None:
@@ -127,8 +156,10 @@ def _load_what_fits(model: Any, start: Artifact, seed: int) -> None:
 
 
 def _value(job: Job, outcome: Outcome, by: str) -> float:
-    """The metric of the validation that the kept parameters belong to."""
+    """The metric of the validation that the kept parameters belong to; the worst one where training diverged."""
     _, _, metrics = outcome.validations[outcome.kept]
+    if outcome.diverged:
+        return math.inf if lower_is_better(by) else -math.inf
     if by not in metrics:
         raise TrainingError(f"{job}: select.by is {by!r}; the validations have {', '.join(metrics)}")
     return metrics[by]

@@ -1,8 +1,9 @@
 """Prepare: raw files to examples that are split, scaled and stored once, as safetensors.
 
 `data.safetensors` holds `train.inputs`, `train.targets`, `valid.inputs`, … : inputs [N, *shape] uint8, to be divided by
-the manifest's `scale`, or float32; targets [N] int64. A split of no examples has length 0. How examples are chosen is
-told in `dlpipe.datasets.splits`; the training examples are stored in that order, so the first n are nearly balanced.
+the manifest's `scale`, or float32; targets [N] int64 for classes, float32 for real numbers. A split of no examples has
+length 0. How examples are chosen is told in `dlpipe.datasets.splits`; the training examples are stored in that order,
+so the first n are nearly balanced.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.datasets.examples import Examples
 from dlpipe.datasets.sources import DataError, Dataset, dataset_spec
 from dlpipe.datasets.splits import choose_test, split
+from dlpipe.datasets.variations import vary
 from dlpipe.spec.datasets import DatasetSpec
 
 DATA = "data.safetensors"
@@ -32,6 +34,8 @@ def run(stage: Stage, store: Store) -> Artifact:
     dataset: type[Dataset] = spec.load()
     with store.make(stage) as draft:
         examples = dataset.parse(raw.folder, spec)
+        if spec.variation:
+            examples = vary(examples, spec.variation, spec.split_seed)
         parts = split_examples(examples, spec, dataset.default_test)
         scale = examples.scale
         if spec.scaling == "standard":
@@ -56,17 +60,19 @@ def split_examples(examples: Examples, spec: DatasetSpec, default_test: int | No
 
     A source without a test part gives up `spec.test` (or `default_test`) of its training part.
     """
+    if spec.pooled:
+        examples = pool(examples)
     valid_size = spec.valid or 0
     inputs, targets = examples.inputs, examples.targets
     if examples.test_inputs is not None and examples.test_targets is not None:
-        train, valid, _ = split(targets, spec.split_seed, train=spec.train, valid=valid_size)
-        chosen = choose_test(examples.test_targets, spec.split_seed, spec.test)
+        train, valid, _ = split(_labels(targets), spec.split_seed, train=spec.train, valid=valid_size)
+        chosen = choose_test(_labels(examples.test_targets), spec.split_seed, spec.test)
         test_inputs, test_targets = examples.test_inputs[chosen], examples.test_targets[chosen]
     else:
         size = spec.test if spec.test is not None else default_test
         if size is None:
             raise DataError("the data set has no test part; say how many examples to hold out, as `test: 1000`")
-        train, valid, test = split(targets, spec.split_seed, train=spec.train, valid=valid_size, test=size)
+        train, valid, test = split(_labels(targets), spec.split_seed, train=spec.train, valid=valid_size, test=size)
         test_inputs, test_targets = inputs[test], targets[test]
     return {
         "train.inputs": inputs[train],
@@ -76,6 +82,20 @@ def split_examples(examples: Examples, spec: DatasetSpec, default_test: int | No
         "test.inputs": test_inputs,
         "test.targets": test_targets,
     }
+
+
+def pool(examples: Examples) -> Examples:
+    """The test part put behind the training part. Raises DataError when there is none."""
+    if examples.test_inputs is None or examples.test_targets is None:
+        raise DataError("pooled: this data set has no test part of its own; leave it out")
+    inputs = np.concatenate((examples.inputs, examples.test_inputs))
+    targets = np.concatenate((examples.targets, examples.test_targets))
+    return Examples(inputs, targets, examples.classes, examples.scale)
+
+
+def _labels(targets: np.ndarray) -> np.ndarray:
+    """What the splits are balanced by: the classes, of which real-valued targets have but one."""
+    return targets if targets.dtype.kind == "i" else np.zeros(len(targets), np.int64)
 
 
 def standardise(parts: dict[str, np.ndarray], scale: float) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ class Examples(Protocol):
 
     @property
     def targets(self) -> Tensor:
-        """[N] int64: classes."""
+        """[N] int64: classes; or float32: real numbers."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ class Measured:
 
 
 class Task(Protocol):
-    """The constructor's arguments are the fields of the task's spec."""
+    """The constructor's arguments are the fields of the task's spec.
+
+    One that must know the training examples before the first step has a method `see(inputs)` besides.
+    """
 
     def outputs(self, features: int, classes: int) -> int:
         """How many outputs the model needs for it."""

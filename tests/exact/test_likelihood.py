@@ -9,8 +9,8 @@ import torch
 
 from dlpipe.layers.rbm import RBM
 from dlpipe.measures import likelihood
-from dlpipe.measures.likelihood import LogLikelihood
-from dlpipe.spec.measures import LogLikelihood as Declared
+from dlpipe.measures.likelihood import LogLikelihood, PseudoLikelihood
+from dlpipe.spec import measures
 
 MEASURE = LogLikelihood(chains=300, temperatures=(50, 200, 500), reverse=True, gibbs_steps=200)
 
@@ -70,6 +70,17 @@ def test_an_infinite_end_is_left_out(layer: RBM, monkeypatch: pytest.MonkeyPatch
     assert "log_partition_high" in found
 
 
-def test_arguments_are_those_of_the_spec() -> None:
-    names = {n for n, p in inspect.signature(LogLikelihood).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    assert names == set(Declared().arguments())
+def test_pseudo_likelihood_is_of_evenly_spaced_examples(layer: RBM) -> None:
+    v = torch.rand(50, 9, generator=generator(7)).round()
+    found = PseudoLikelihood(examples=20)(layer, {"train": v, "valid": v[:0], "test": v[:5]}, generator()).metrics
+    spaced = [0, 2, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27, 30, 32, 35, 37, 40, 42, 45, 47]
+    for split, chosen in (("train", v[spaced]), ("test", v[:5])):
+        mean = layer.pseudo_log_likelihood(chosen).mean().item()
+        assert found.pop(f"{split}_pseudo_log_likelihood") == pytest.approx(mean, rel=1e-6)
+    assert not found
+
+
+@pytest.mark.parametrize("declared", [measures.LogLikelihood(), measures.PseudoLikelihood()])
+def test_arguments_are_those_of_the_spec(declared: measures.MeasureSpec) -> None:
+    names = {n for n, p in inspect.signature(declared.load()).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert names == set(declared.arguments())

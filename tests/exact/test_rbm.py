@@ -38,16 +38,13 @@ def binary_states(units: int) -> Tensor:
 
 def energy(layer: RBM, v: Tensor, h: Tensor) -> Tensor:
     """E(v, h) as the paper writes it: v [N, visible], h [M, hidden] -> [N, M]."""
-    N, M = len(v), len(h)
-    table = torch.empty(N, M, dtype=torch.float64)
-    for n, m in itertools.product(range(N), range(M)):
-        table[n, m] = own(layer.visible_units, v[n], layer.vbias) + own(layer.hidden_units, h[m], layer.hbias)
-        table[n, m] -= v[n] @ layer.W @ h[m]
-    return table.detach()
+    own_v, own_h = own(layer.visible_units, v, layer.vbias), own(layer.hidden_units, h, layer.hbias)
+    return (own_v[:, None] + own_h - v @ layer.W @ h.T).detach()
 
 
 def own(units: Units, u: Tensor, bias: Tensor) -> Tensor:
-    return -torch.dot(bias, u) if units.binary else 0.5 * torch.sum((u - bias) ** 2)
+    """[N, units] -> [N]."""
+    return -u @ bias if units.binary else 0.5 * torch.sum((u - bias) ** 2, dim=1)
 
 
 def gradients(layer: RBM) -> dict[str, Tensor]:
@@ -158,6 +155,23 @@ def test_rectified_units_have_no_likelihood() -> None:
         with pytest.raises(ValueError, match="neither free energy nor likelihood is defined"):
             ask(binary_states(4))
     assert set(layer.validate(binary_states(4))) == {"reconstruction_error"}
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian"])
+def test_pseudo_likelihood_is_that_of_the_conditionals(kind: str) -> None:
+    """From the probabilities of all states: p(v_i | the others) is a share of two of them."""
+    layer = small_rbm(hidden_units=kind)
+    v = binary_states(4)
+    p = (-layer.free_energy(v)).softmax(0).detach().view(2, 2, 2, 2)
+    expected = sum((p / p.sum(unit, keepdim=True)).log() for unit in range(4))
+    torch.testing.assert_close(layer.pseudo_log_likelihood(v), torch.as_tensor(expected).flatten(), **ROUNDING)
+
+
+def test_pseudo_likelihood_is_for_binary_visible_units_with_a_free_energy() -> None:
+    with pytest.raises(ValueError, match="for binary visible units"):
+        small_rbm(visible_units="gaussian").pseudo_log_likelihood(binary_states(4))
+    with pytest.raises(ValueError, match="neither free energy nor likelihood"):
+        small_rbm(hidden_units="relu").pseudo_log_likelihood(binary_states(4))
 
 
 # Noisy rectified linear units
@@ -297,6 +311,7 @@ VARIANTS = {
     "linear CD-1": {"hidden_units": "gaussian"},
     "linear PCD": {"hidden_units": "gaussian", "persistent": True, "chains": 5, "cd_steps": 2},
     "sparse": {"sparsity_cost": 0.3, "sparsity_target": 0.1},
+    "fast PCD": {"persistent": True, "chains": 7, "fast_rate": 0.1},
     "sparse PCD": {"sparsity_cost": 2.0, "sparsity_target": 0.05, "persistent": True, "chains": 9},
 }
 variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
@@ -441,6 +456,73 @@ def test_persistent_chains_are_part_of_the_state() -> None:
     assert torch.equal(layer.chains, resumed.chains)
     assert torch.equal(layer.W.grad, resumed.W.grad)  # type: ignore[arg-type]
     assert "chains" not in small_rbm().state_dict()
+
+
+# Fast weights
+
+
+def test_fast_weights_of_a_vanishing_rate_are_plain_pcd_bit_for_bit() -> None:
+    options = {"persistent": True, "chains": 6, "cd_steps": 2}
+    plain, fast = small_rbm(**options), small_rbm(fast_rate=1e-200, **options)
+    for step in range(20):
+        for layer in (plain, fast):
+            layer.step(batch(layer), generator(step))
+    assert (fast.fast_W != 0).any()
+    assert torch.equal(plain.chains, fast.chains)
+    for name, gradient in gradients(plain).items():
+        assert torch.equal(gradients(fast)[name], gradient)
+
+
+def test_fast_weights_follow_the_gradient_and_fade() -> None:
+    layer = small_rbm(persistent=True, chains=6, fast_rate=0.3)
+    expected = {name: torch.zeros_like(parameter) for name, parameter in layer.named_parameters()}
+    for step in range(3):
+        layer.step(batch(layer), generator(step))
+        for name, gradient in gradients(layer).items():
+            expected[name] = 0.95 * expected[name] - 0.3 * gradient
+            torch.testing.assert_close(layer.get_buffer(f"fast_{name}"), expected[name], **ROUNDING)
+
+
+def test_fast_weights_move_the_chains_and_not_what_is_learned_from_them() -> None:
+    """The particles are those of an RBM of which they are a part; the gradient is that of the one without."""
+    layer = small_rbm(persistent=True, chains=6, fast_rate=0.3)
+    for step in range(3):
+        layer.step(batch(layer), generator(step))
+    whole = small_rbm(persistent=True, chains=6)
+    with torch.no_grad():
+        whole.chains.copy_(layer.chains)
+        for name, parameter in whole.named_parameters():
+            parameter += layer.get_buffer(f"fast_{name}")
+    v = batch(layer)
+    objective = layer.free_energy(v).mean() - layer.free_energy(particles(whole, v, generator(7))).mean()
+    expected = autograd(layer, objective)
+    for each in (layer, whole):
+        each.step(v, generator(7))
+    torch.testing.assert_close(gradients(layer), expected, **ROUNDING)
+    assert torch.equal(layer.chains, whole.chains)
+
+
+def test_fast_weights_let_chains_keep_up_with_a_large_learning_rate() -> None:
+    """Exact log-likelihood of the 30 bars and stripes of 4 x 4 pixels, log(1/30) = -3.4 at best, after 2,000 steps at a
+    rate that falls from 0.5 to 0: chains without fast weights do not follow. From 0.1 they do, and nothing is gained.
+    """
+    lines = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4)
+    v = torch.cat([lines.repeat_interleave(4, 1), lines.repeat(1, 4)]).unique(dim=0)
+    assert len(v) == 30
+
+    def trained(fast_rate: float, seed: int) -> float:
+        layer = RBM(16, 12, persistent=True, chains=20, weight_scale=0.1, fast_rate=fast_rate)
+        layer.initialise(v.mean(0), generator(seed))
+        for step in range(2000):
+            layer.step(v, generator(100_000 * seed + step))
+            with torch.no_grad():
+                for parameter in layer.parameters():
+                    parameter -= 0.5 * (1 - step / 2000) * parameter.grad
+        return layer.log_likelihood(v).mean().item()
+
+    gains = torch.tensor([trained(0.2, seed) - trained(0.0, seed) for seed in range(4)])
+    assert gains.mean() > 1
+    assert (gains > 0).all()
 
 
 # Centring
@@ -610,3 +692,19 @@ def test_samples_have_the_conditionals_moments() -> None:
 def test_defaults_are_those_of_the_spec() -> None:
     defaults = {n: p.default for n, p in inspect.signature(RBM).parameters.items() if p.kind is p.KEYWORD_ONLY}
     assert defaults == Rbm().arguments()
+
+
+def test_fantasies_have_the_exact_marginals() -> None:
+    layer = small_rbm(5, 3)
+    v = binary_states(5)
+    probabilities = torch.exp(layer.log_likelihood(v)).to(v)
+    fantasies = layer.sample(20_000, 60, generator())
+    error = fantasies.std(dim=0) / math.sqrt(len(fantasies))
+    assert ((fantasies.mean(dim=0) - probabilities @ v).abs() < 5 * error).all()
+
+
+def test_fantasies_go_on_from_the_persistent_chains() -> None:
+    layer = RBM(4, 3, persistent=True, chains=2)
+    layer.initialise(torch.full((4,), 0.5), generator())
+    layer.chains.copy_(torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 1.0]]))
+    assert torch.equal(layer.sample(5, 1, generator()), layer.propdown(layer.chains[[0, 1, 0, 1, 0]]))

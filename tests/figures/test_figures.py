@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,6 +123,7 @@ def test_more_than_six_lines_get_more_panels() -> None:
         (images.draw_filters, {"where": {"pretraining": "other"}}, r"no run has filters"),
         (images.draw_reconstructions, {"where": {"pretraining": "none"}}, r"no run has reconstructions"),
         (images.draw_mistakes, {"where": {"pretraining": "other"}}, r"no run has examples"),
+        (images.draw_fantasies, {}, r"no run has fantasies; declare"),
         (confusion.draw, {"where": {"pretraining": "other"}}, r"no run has a confusion matrix"),
         (codes.draw, {}, r"no run has a code that is two wide"),
     ],
@@ -158,6 +161,8 @@ def test_mosaic_puts_every_pixel_where_it_belongs() -> None:
         ((1, 4, 5), (4, 5)),
         ((3, 4, 5), (4, 5, 3)),
         ((4, 5, 3), (4, 5, 3)),
+        ((3, 3, 1), (3, 3)),
+        ((3, 5, 3), (3, 5, 3)),
     ],
 )
 def test_any_input_shape_becomes_a_picture(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
@@ -221,6 +226,17 @@ def test_what_the_trained_model_gives_back_is_the_lowest_row() -> None:
     assert "Lowest: what the trained model gives back." in picture.caption
 
 
+def test_fantasies_stand_in_rows_of_ten() -> None:
+    """With labels ten of each class, so that a row is a class."""
+    variant = VariantData({}, [])
+    variant.__dict__["output_names"] = ["fantasies"]
+    variant.first = lambda name: np.repeat(np.arange(3) / 2, 10).reshape(30, 1, 1) * np.ones((1, 2, 2))  # type: ignore[method-assign]
+    (place,) = images.draw_fantasies(data=FigureData({}, [variant]), title=None, where={}).figure.axes
+    sheet = np.asarray(place.images[0].get_array())
+    assert sheet.shape == (3 * 3 - 1, 10 * 3 - 1, 4)
+    assert sheet[::3, ::3, 0].tolist() == [[0] * 10, [128] * 10, [255] * 10]
+
+
 def test_a_code_in_the_plane_shows_every_example_as_its_class() -> None:
     outputs = {"code": np.array([[0.0, 1.0], [2.0, -1.0], [4.0, 0.5]]), "code_classes": np.array([2, 0, 2])}
     variant = VariantData({}, [])
@@ -232,3 +248,60 @@ def test_a_code_in_the_plane_shows_every_example_as_its_class() -> None:
     (left, right), (bottom, top) = place.get_xlim(), place.get_ylim()
     assert left < 0 < 4 < right
     assert bottom < -1 < 1 < top
+
+
+def with_history(folder: Path, text: str, **extra: object) -> FigureData:
+    """One variant with this history."""
+
+    class Made:
+        def __init__(self) -> None:
+            self.extra = extra
+            self.manifest = {"files": {}}
+
+        def path(self, name: str) -> Path:
+            return folder / name
+
+    (folder / "history.csv").write_text("phase,seed,step,epoch,metric,value\n" + text)
+    return FigureData({}, [VariantData({}, [Made()])])  # type: ignore[list-item]
+
+
+TWO_SEEDS = """\
+finetune/1,0,10,1,train_loss,4
+finetune/1,0,20,2,train_loss,2
+finetune/1,0,30,3,train_loss,1
+finetune/1,1,10,1,train_loss,6
+finetune/1,1,20,2,train_loss,8
+finetune/1,1,25,2.5,diverged,1
+"""
+
+
+@pytest.mark.parametrize(
+    ("against", "label", "unit"), [("epochs", "epoch", 0.1), ("steps", "step", 1.0), ("seconds", "seconds", 0.5)]
+)
+def test_curves_against_epochs_steps_and_seconds(tmp_path: Path, against: Any, label: str, unit: float) -> None:
+    """The mean of 0.4 and 0.6 seconds a step; the curve ends where the first seed diverges, and a cross says so."""
+    data = with_history(tmp_path, TWO_SEEDS, seconds_a_step={"finetune/1": {"0": 0.4, "1": 0.6}})
+    picture = curves.draw(
+        data=data, title=None, where={}, metric="train_loss", phase="finetune/1", lines=None, against=against
+    )
+    (place,) = picture.figure.axes
+    line, cross = place.lines
+    np.testing.assert_allclose(line.get_xydata(), [(10 * unit, 5), (20 * unit, 5)])
+    np.testing.assert_allclose(cross.get_xydata(), [(25 * unit, 8)])
+    assert picture.figure.get_supxlabel() == label
+    assert picture.caption.endswith("Cross: a training that diverged, at its last value.")
+
+
+def test_a_seed_that_diverged_at_once_leaves_no_mean_of_the_others(tmp_path: Path) -> None:
+    text = "finetune/1,0,10,1,train_loss,4\nfinetune/1,1,3,0.3,diverged,1\n"
+    picture = curves.draw(
+        data=with_history(tmp_path, text), title=None, where={}, metric="train_loss", phase="finetune/1", lines=None
+    )
+    assert [len(line.get_xdata()) for line in picture.figure.axes[0].lines] == [0]
+
+
+def test_curves_against_seconds_need_to_know_them(data: FigureData) -> None:
+    with pytest.raises(NothingToDraw, match="do not say how long a step of finetune/1 took"):
+        curves.draw(
+            data=data, title=None, where={}, metric="train_loss", phase="finetune/1", lines=None, against="seconds"
+        )

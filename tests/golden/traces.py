@@ -39,6 +39,8 @@ class Trace:
     schedule: Mapping[str, Any]
     task: Mapping[str, Any] = field(default_factory=lambda: {"kind": "classification"})
     """Of a model; a layer has none."""
+    shape: tuple[int, ...] = SHAPE
+    """Of an example."""
 
     @property
     def rule(self) -> str:
@@ -70,6 +72,7 @@ class Trace:
         return Stage("finetune", "golden", spec, {"data": data, "layers": []}, (0,), self.versions())
 
 
+ENERGY = {"kind": "energy", "units": [8, 6], "samples": 20}
 CONSTANT = {"kind": "constant"}
 MOMENTUM = {"kind": "sgd", "momentum": 0.5, "weight_decay": 0.001}
 TRACES = {
@@ -78,8 +81,14 @@ TRACES = {
         {"kind": "rbm", "cd_steps": 3, "sparsity_target": 0.1, "sparsity_cost": 0.1}, MOMENTUM, CONSTANT
     ),
     "rbm-pcd": Trace({"kind": "rbm", "persistent": True, "chains": 10}, MOMENTUM, CONSTANT),
+    "rbm-fast": Trace({"kind": "rbm", "persistent": True, "chains": 10, "fast_rate": 0.1}, MOMENTUM, CONSTANT),
     "rbm-centred": Trace({"kind": "rbm", "centred": True, "persistent": True, "chains": 10}, MOMENTUM, CONSTANT),
     "rbm-gaussian": Trace({"kind": "rbm", "visible_units": "gaussian"}, {"kind": "sgd"}, CONSTANT),
+    "rbm-early-momentum": Trace(
+        {"kind": "rbm"},
+        {"kind": "sgd", "momentum": 0.9, "early_momentum": 0.5, "early_duration": {"epochs": 2.0}},
+        CONSTANT,
+    ),
     "rbm-linear": Trace({"kind": "rbm", "hidden_units": "gaussian"}, {"kind": "sgd"}, CONSTANT),
     "rbm-rectified": Trace({"kind": "rbm", "hidden_units": "relu"}, {"kind": "sgd"}, CONSTANT),
     "autoencoder-tied": Trace({"kind": "autoencoder", "corruption": 0.25}, MOMENTUM, CONSTANT),
@@ -134,32 +143,58 @@ TRACES = {
     "deep-autoencoder": Trace(
         {"kind": "deep_autoencoder", "units": [8, 6], "code": 2}, {"kind": "adam"}, CONSTANT, {"kind": "reconstruction"}
     ),
+    "convolutional-autoencoder": Trace(
+        {"kind": "convolutional_autoencoder", "channels": [6, 2], "kernel": 3},
+        {"kind": "adam"},
+        CONSTANT,
+        {"kind": "reconstruction"},
+    ),
+    "convolutional-classifier": Trace(
+        {"kind": "convolutional_classifier", "channels": [6, 4], "kernel": 3, "activation": "tanh"},
+        {"kind": "adam"},
+        CONSTANT,
+    ),
+    "regression": Trace(MLP, MOMENTUM, CONSTANT, {"kind": "regression"}),
+    "energy-exact": Trace(ENERGY, {"kind": "adam"}, CONSTANT, {"kind": "exact_likelihood", "points": 20}, shape=(2,)),
+    "energy-langevin": Trace(ENERGY, {"kind": "adam"}, CONSTANT, {"kind": "langevin", "steps": 3, "restart": 0.1}),
+    "energy-score-matching": Trace(ENERGY, {"kind": "adam"}, CONSTANT, {"kind": "score_matching"}),
+    "energy-denoising": Trace(
+        {**ENERGY, "activation": "tanh"}, {"kind": "adam"}, CONSTANT, {"kind": "denoising_score_matching"}
+    ),
+    "energy-noise-contrastive": Trace(
+        {**ENERGY, "activation": "softplus"}, {"kind": "adam"}, CONSTANT, {"kind": "noise_contrastive", "noise": 2}
+    ),
 }
 
 
-def data(store: Store) -> str:
-    """Noisy copies of three random patterns: the id of prepared data that is the same everywhere."""
-    stage = Stage("prepare", "golden", {"sizes": SIZES}, {"raw": "golden-000000000000"})
+def data(store: Store, shape: tuple[int, ...] = SHAPE, *, real_targets: bool = False) -> str:
+    """Noisy copies of three random patterns: the id of prepared data that is the same everywhere.
+
+    With real targets, these are the share of pixels that are on.
+    """
+    spec = {"sizes": SIZES, "shape": list(shape), "real_targets": real_targets}
+    stage = Stage("prepare", "golden", spec, {"raw": "golden-000000000000"})
     if store.is_done("prepare", stage.id):
         return stage.id
     generator = torch.Generator().manual_seed(0)
-    patterns = torch.rand(CLASSES, *SHAPE, generator=generator) < 0.5
+    patterns = torch.rand(CLASSES, *shape, generator=generator) < 0.5
     tensors = {}
     for split, n in SIZES.items():
         targets = torch.arange(n) % CLASSES
-        flips = torch.rand(n, *SHAPE, generator=generator) < 0.2
+        flips = torch.rand(n, *shape, generator=generator) < 0.2
         tensors[f"{split}.inputs"] = (patterns[targets] ^ flips).to(torch.uint8)
-        tensors[f"{split}.targets"] = targets
+        share = tensors[f"{split}.inputs"].float().flatten(1).mean(dim=1)
+        tensors[f"{split}.targets"] = share if real_targets else targets
     with store.make(stage) as draft:
         save_file(tensors, draft.folder / "data.safetensors")
-        draft.extra.update(input_shape=list(SHAPE), classes=list("abc"), scale=1.0, sizes=SIZES, terms="none")
+        draft.extra.update(input_shape=list(shape), classes=list("abc"), scale=1.0, sizes=SIZES, terms="none")
     return stage.id
 
 
 def run(name: str, store: Store, rate: float = 1.0) -> str:
     """The trace's text: a comment line for each version, then history.csv."""
     trace = TRACES[name]
-    stage = trace.stage(data(store), rate)
+    stage = trace.stage(data(store, trace.shape, real_targets=trace.task["kind"] == "regression"), rate)
     artifact = {"pretrain": pretrain.run, "finetune": finetune.run}[trace.rule](stage, store, device="cpu")
     versions = "".join(f"# {part} {version}\n" for part, version in trace.versions().items())
     return versions + artifact.path("history.csv").read_text()

@@ -22,6 +22,8 @@ ERRORS: dict[tuple[str, str], Sequence[float]] = {
     ("none", "2"): [9.0, 9.5, 9.0, 9.4, 9.2],
 }
 
+VARIANTS = [dict(zip(AXES, key, strict=True)) for key in itertools.product(*AXES.values())]
+
 
 def results(cells: dict[tuple[str, str], Sequence[float]] = ERRORS, seeds: int = 5, **kwargs: Any) -> Results:
     rows = [
@@ -29,7 +31,7 @@ def results(cells: dict[tuple[str, str], Sequence[float]] = ERRORS, seeds: int =
         for (pretraining, depth), values in cells.items()
         for seed, value in enumerate(values[:seeds])
     ]
-    variants = kwargs.get("variants", [dict(zip(AXES, key, strict=True)) for key in itertools.product(*AXES.values())])
+    variants = kwargs.get("variants", VARIANTS)
     return Results(AXES, variants, range(seeds), rows)
 
 
@@ -217,6 +219,46 @@ def test_growth_is_the_paired_difference_of_two_gains() -> None:
     assert judge(back, results()).verdict == "not reproduced"
 
 
+def two_metrics(ours: Sequence[float], theirs: Sequence[float], **fields: Any) -> Judgement:
+    """Of the runs at `rbm` and depth 1; those at `none` have neither metric's true value."""
+    rows = [
+        Row({"pretraining": level, "depth": "1"}, seed, metric, number + shift)
+        for level, shift in (("rbm", 0.0), ("none", 100.0))
+        for metric, numbers in (("test_error", ours), ("baseline_error", theirs))
+        for seed, number in enumerate(numbers)
+    ]
+    variants = [{"pretraining": level, "depth": "1"} for level in AXES["pretraining"]]
+    table = Results({**AXES, "depth": ["1"]}, variants, range(len(ours)), rows)
+    return judge(claim(**{"where": {"pretraining": "rbm"}, "better_than": "baseline_error", **fields}), table)
+
+
+def test_two_metrics_of_the_same_runs_are_compared_seed_by_seed() -> None:
+    ours, theirs = [5.0, 5.2, 5.1], [7.0, 7.3, 7.0]
+    judgement = two_metrics(ours, theirs)
+    expected = scipy.stats.ttest_rel(theirs, ours)
+    part = judgement.parts[0]
+    assert part.estimate is not None
+    assert part.estimate.low == pytest.approx(expected.confidence_interval(0.95).low)
+    assert (part.ours, part.theirs) == (pytest.approx(5.1), pytest.approx(7.1))
+    assert judgement.verdict == "reproduced"
+    assert judgement.reason == "2.00 points lower, 95 % interval 1.75 to 2.25, n = 3"
+    assert (judgement.to_json()["kind"], judgement.to_json()["better_than"]) == ("comparison", "baseline_error")
+
+
+def test_a_metric_that_is_not_better_than_the_other() -> None:
+    theirs = [6.0] * 3  # a baseline without randomness
+    assert two_metrics([5.0, 5.2, 5.1], theirs).verdict == "reproduced"
+    assert two_metrics([5.0, 5.2, 5.1], theirs, margin=1.0).verdict == "inconclusive"
+    assert two_metrics([5.0, 7.2, 6.1], theirs).verdict == "inconclusive"
+    assert two_metrics([7.0, 7.2, 7.1], theirs).verdict == "not reproduced"
+    assert two_metrics([7.0, 7.2, 7.1], theirs, better="higher").verdict == "reproduced"
+    assert two_metrics([5.0, 5.1], theirs).verdict == "inconclusive"
+    missing = two_metrics([5.0, 5.2, 5.1], theirs, better_than="bleu")
+    assert missing.reason == "no run has the metric bleu; there are baseline_error and test_error"
+    gap = two_metrics([5.0, 5.2, 5.1], theirs[:2])
+    assert gap.reason == "pretraining rbm, depth 1 lacks seed 2"
+
+
 def value(values: Sequence[float], tolerance: float = 0.25, **fields: Any) -> Judgement:
     cells = {("rbm", "1"): values}
     where = {"pretraining": "rbm", "depth": "1"}
@@ -282,3 +324,29 @@ def test_false_verdicts_are_rare() -> None:
     wrong = sum(gains([draw.gauss(0, 1) for _ in range(5)]).verdict == "reproduced" for _ in range(trials))
     # expected 0.025; standard error sqrt(0.025 * 0.975 / 2000) = 0.0035; four of them
     assert abs(wrong / trials - 0.025) < 0.014
+
+
+def diverged(*seeds: int) -> list[Row]:
+    """Of pretraining none at depth 1, five seeds."""
+    levels = {"pretraining": "none", "depth": "1"}
+    return [Row(levels, seed, "diverged", float(seed in seeds)) for seed in range(5)]
+
+
+@pytest.mark.parametrize("seeds", [(1, 3), (0, 1, 2, 3, 4)])
+def test_what_diverged_is_said_to_have_diverged_and_not_to_be_missing(seeds: tuple[int, ...]) -> None:
+    """It has no error to compare; the others do not stand for it."""
+    finished = {seed: value for seed, value in enumerate(ERRORS["none", "1"]) if seed not in seeds}
+    rows = [Row({"pretraining": "none", "depth": "1"}, seed, "test_error", value) for seed, value in finished.items()]
+    rows += [Row({"pretraining": "rbm", "depth": "1"}, seed, "test_error", 5.0) for seed in range(5)]
+    found = judge(comparison(), Results(AXES, VARIANTS, range(5), rows + diverged(*seeds)))
+    assert found.verdict == "inconclusive"
+    numbers = ", ".join(map(str, seeds))
+    assert found.reason == f"the training of pretraining none, depth 1 diverged, seeds {numbers}"
+
+
+def test_that_it_diverges_can_be_claimed() -> None:
+    """1 on one side, 0 on the other, seed by seed."""
+    rows = [Row({"pretraining": "rbm", "depth": "1"}, seed, "diverged", 0.0) for seed in range(5)]
+    both = Results(AXES, VARIANTS, range(5), rows + diverged(0, 1, 2, 3, 4))
+    assert judge(comparison(metric="diverged"), both).verdict == "reproduced"
+    assert judge(comparison(metric="diverged", better="higher"), both).verdict == "not reproduced"

@@ -97,6 +97,8 @@ def test_page_says_what_it_must(built: Built) -> None:
     assert "7 % (± 1)" in text
     assert "Erhan et al. 2010" in text
     assert "20 stages of training instead of 32" in text
+    assert "Test error (%) against validation error, of the same runs; at pretraining rbm, depth 3" in text
+    assert "test error validation error gain (points)" in text
     assert "workstation (Made-up CPU)" in text
     for level in synthetic.PRETRAINING:
         assert built.page.count(f'<th scope="row">{level}</th>') >= 4

@@ -131,6 +131,19 @@ def test_the_schedule_scales_the_rate_and_is_recorded() -> None:
     assert module.w.item() == pytest.approx(-LEARNING_RATE * 7 * (1 + 0.5 + 0.25), rel=1e-6)  # 21 float32 additions
 
 
+def test_momentum_grows_after_an_early_duration_in_epochs() -> None:
+    """7 steps an epoch. A gradient of 1: the velocity and the sum of velocities can be foretold."""
+    optimizer = {"kind": "sgd", "learning_rate": LEARNING_RATE, "momentum": 0.75}
+    early = {"early_momentum": 0.5, "early_duration": {"epochs": 1.0}}
+    module = Slope()
+    train(slope_job(module), spec(optimizer={**optimizer, **early}))
+    position, velocity = 0.0, 0.0
+    for step in range(21):
+        velocity = (0.5 if step < 7 else 0.75) * velocity + 1
+        position -= LEARNING_RATE * velocity
+    assert module.w.item() == pytest.approx(position, rel=1e-6)
+
+
 def test_halve_on_plateau_follows_the_validation_loss() -> None:
     given = iter([5.0, 6.0, 6.0])
     schedule = {"kind": "halve_on_plateau", "patience": 1}

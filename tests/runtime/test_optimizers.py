@@ -163,6 +163,26 @@ def test_the_update_does_not_depend_on_how_a_matrix_lies_in_memory(spec: Optimiz
         torch.testing.assert_close(own[name], tensor, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_is_early_momentum_at_first(nesterov: bool) -> None:
+    """For three steps; the update written out."""
+    spec = Sgd(learning_rate=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.01)
+    own, theirs = parameters(), parameters()
+    made = spec.load()(own, **spec.arguments() | {"early_momentum": 0.5, "early_duration": 3})
+    velocities = {name: torch.zeros_like(p) for name, p in own.items()}
+    for step in range(STEPS):
+        momentum = 0.5 if step < 3 else 0.9
+        for (name, parameter), gradient in zip(own.items(), gradients(step), strict=True):
+            parameter.grad = gradient
+            g = gradient + (0.01 if name == "weight" else 0.0) * theirs[name].detach()
+            velocities[name] = momentum * velocities[name] + g
+            with torch.no_grad():
+                theirs[name] -= 0.1 * (g + momentum * velocities[name] if nesterov else velocities[name])
+        made.step(1.0, step)
+        for name in own:
+            torch.testing.assert_close(own[name], theirs[name])
+
+
 def test_biases_are_never_decayed_and_gradients_are_left_alone() -> None:
     own = parameters()
     bias, weight = own["bias"].detach().clone(), own["weight"].detach().clone()

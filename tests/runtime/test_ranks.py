@@ -45,6 +45,10 @@ def classifier(**fields: Any) -> Callable[[Store], Stage]:
     return lambda store: finetune_stage(prepared(store), **{"model": NET, "optimizer": MOMENTUM, **fields})
 
 
+def energy(task: dict[str, Any]) -> Callable[[Store], Stage]:
+    return classifier(model={"kind": "energy", "units": [8], "samples": 20}, task=task, optimizer=ADAM)
+
+
 def second_layer(store: Store) -> Stage:
     first = rbm()(store)
     assert attempt(first, store).exit_code == 0
@@ -58,6 +62,7 @@ KINDS: dict[str, Callable[[Store], Stage]] = {
     "rbm-linear": rbm(hidden_units="gaussian"),
     "rbm-rectified": rbm(hidden_units="relu", cd_steps=2),
     "rbm-pcd": rbm(persistent=True, chains=10, cd_steps=2),
+    "rbm-fast": rbm(persistent=True, chains=10, fast_rate=0.1),
     "rbm-centred": rbm(centred=True),
     "rbm-second": second_layer,
     "autoencoder-plain": autoencoder(),
@@ -75,6 +80,8 @@ KINDS: dict[str, Callable[[Store], Stage]] = {
     "classifier-early": classifier(
         epochs=30.0, optimizer=ADAM, early_stopping={"by": "valid_loss", "patience": {"epochs": 1.0}}
     ),
+    "energy-langevin": energy({"kind": "langevin", "restart": 0.1}),
+    "energy-noise-contrastive": energy({"kind": "noise_contrastive", "noise": 3}),
 }
 
 

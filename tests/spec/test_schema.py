@@ -34,7 +34,6 @@ SEEN_BY_THE_SCHEMA = [
     "level-not-a-patch",
     "scale-name",
     "select",
-    "select-grid",
     "phases",
     "null-where-required",
     "skip",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.layers.rbm import RBM
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime.data import load_weights
-from dlpipe.spec.measures import LogLikelihood
+from dlpipe.runtime.streams import stream
+from dlpipe.spec.measures import Fantasies, LogLikelihood, StepsUntil
 from dlpipe.stages import evaluate, finetune, pretrain
 from dlpipe.tasks.base import Measured
 from dlpipe.tasks.classification import Classification
@@ -98,6 +100,21 @@ def test_measures_of_the_lowest_layer_join_the_metrics(tmp_path: Path) -> None:
             assert with_measures[seed, f"{split}_log_likelihood"] == pytest.approx(exact, abs=1e-4)
         assert with_measures[seed, "log_partition"] == pytest.approx(float(rbm.log_partition()), abs=1e-6)
     assert len(with_measures) == len(without) + 2 * 4
+
+
+def test_fantasies_are_pictures_of_the_first_seeds_layer(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data", tmp_path / "results")
+    layer = pretrain_stage(data := prepared(store))
+    pretrain.run(layer, store)
+    phase = finetune_stage(data, (layer.id,))
+    finetune.run(phase, store)
+    plain = evaluate_stage(phase, (layer.id,))
+    declared = Fantasies(count=7, gibbs_steps=5).model_dump(mode="json")
+    stage = Stage(plain.rule, plain.name, {**plain.spec, "measures": [declared]}, plain.inputs, plain.seeds, {})
+    fantasies = load_file(evaluate.run(stage, store).path("outputs.safetensors"))["fantasies"]
+    rbm = RBM(16, 8)
+    load_weights(rbm, store.read("pretrain", layer.id), 0)
+    torch.testing.assert_close(fantasies, rbm.sample(7, 5, stream(0, "evaluate/fantasies")).reshape(7, *SHAPE))
 
 
 def values(artifact: Artifact) -> dict[tuple[int, str], float]:
@@ -253,3 +270,34 @@ def test_reconstruction_needs_an_output_a_feature_and_no_labels(tmp_path: Path) 
     with torch.no_grad():
         assert error == pytest.approx((net(x) - x).square().sum(dim=1).mean().item(), rel=1e-5)  # float32
         torch.testing.assert_close(shown.flatten(1), net(x)[:10], rtol=1e-5, atol=1e-6)
+
+
+def test_steps_until_a_metric_of_the_history_is_low_enough(tmp_path: Path) -> None:
+    """The first validation at which it is; infinite where it never is; no layer is asked for."""
+    store = Store(tmp_path / "data", tmp_path / "results")
+    phase = finetune_stage(prepared(store), epochs=6.0)
+    finetune.run(phase, store)
+    losses: dict[int, list[tuple[int, float]]] = {0: [], 1: []}
+    with store.read("finetune", phase.id).path("history.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["metric"] == "train_loss":
+                losses[int(row["seed"])].append((int(row["step"]), float(row["value"])))
+    at_most = losses[0][3][1]
+    plain = evaluate_stage(phase)
+    for limit, metric in ((at_most, "train_loss"), (0.0, "train_loss")):
+        declared = StepsUntil(metric=metric, at_most=limit).model_dump(mode="json")
+        stage = Stage(plain.rule, plain.name, {**plain.spec, "measures": [declared]}, plain.inputs, plain.seeds, {})
+        found = values(evaluate.run(stage, store))
+        for seed in (0, 1):
+            expected = next((step for step, loss in losses[seed] if loss <= limit), math.inf)
+            assert found[seed, "steps_until_train_loss"] == expected
+    assert losses[0][3][0] == 20
+
+
+def test_seconds_a_step_are_in_the_manifest_by_phase_and_seed(chain: Chain) -> None:
+    told = chain.artifact.extra["seconds_a_step"]
+    assert set(told) == {"pretrain/1", "pretrain/2", "finetune/1", "finetune/2"}
+    steps = 2 * -(-LABELLED // 20)
+    for seed in ("0", "1"):
+        whole = chain.phases[-1].extra["seconds"][seed]  # to a millisecond
+        assert told["finetune/2"][seed] * steps == pytest.approx(whole, abs=6e-4)

@@ -789,7 +789,7 @@ def test_neither_planning_nor_fetching_imports_anything_heavy(tmp_path: Path) ->
         import sys
         import dlpipe.stages.fetch
         from dlpipe.spec import datasets
-        for spec in (datasets.Digits(), datasets.Mnist(), datasets.FashionMnist()):
+        for spec in (datasets.Digits(), datasets.Mnist(), datasets.FashionMnist(), datasets.Plane(shape='rings')):
             spec.load().sources(spec)
         print([name for name in ("torch", "numpy", "sklearn", "scipy") if name in sys.modules])
     """

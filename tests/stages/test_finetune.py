@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from dlpipe.models.mlp import MLP
 from dlpipe.runtime.data import read_split
 from dlpipe.runtime.loop import TrainingError
 from dlpipe.runtime.streams import stream
-from dlpipe.stages import finetune, pretrain
-from tests.stages.small import finetune_stage, prepared, pretrain_stage
+from dlpipe.stages import evaluate, finetune, pretrain
+from tests.stages.small import SGD, evaluate_stage, finetune_stage, prepared, pretrain_stage
 
 DEEP = {"kind": "mlp", "units": [8, 6]}
 STILL: dict[str, Any] = {"optimizer": {"kind": "sgd", "learning_rate": 1e-30}, "epochs": 0.1}
@@ -195,3 +196,97 @@ def test_selection_by_an_unknown_metric_says_what_there_is(store: Store) -> None
     stage = finetune_stage(prepared(store), select={"best_of": 2, "by": "valid_eror"})
     with pytest.raises(TrainingError, match=r"select.by is 'valid_eror'; the validations have train_loss, valid_loss"):
         finetune.run(stage, store)
+
+
+RELU = {"kind": "mlp", "units": [8, 6], "activation": "relu", "init": "he_normal"}
+RATES = [0.01, 1e6, 0.3, 0.1]
+"""The second diverges."""
+
+
+def grid_stage(data: str, rates: list[float] = RATES, **fields: Any) -> Stage:
+    select = {"grid": {"optimizer.learning_rate": rates}, "by": "valid_loss"}
+    return finetune_stage(data, model=RELU, select=select, on_divergence="record", **fields)
+
+
+def table(artifact: Artifact, name: str) -> list[dict[str, str]]:
+    with artifact.path(name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_grid_keeps_the_best_setting_and_records_all(store: Store) -> None:
+    """What is kept is, byte for byte, what a stage of that setting alone would have made: same start, same batches."""
+    data = prepared(store)
+    made = finetune.run(grid_stage(data), store)
+    rows = table(made, "selection.csv")
+    assert [(row["seed"], float(row["optimizer.learning_rate"])) for row in rows] == [
+        (s, r) for s in "01" for r in RATES
+    ]
+    alone = {
+        rate: finetune.run(finetune_stage(data, model=RELU, optimizer={**SGD, "learning_rate": rate}), store)
+        for rate in RATES
+        if rate < 1e6
+    }
+    for seed in "01":
+        values = {float(row["optimizer.learning_rate"]): float(row["value"]) for row in rows if row["seed"] == seed}
+        assert values[1e6] == math.inf
+        ends = {rate: table(each, "history.csv") for rate, each in alone.items()}
+        for rate, end in ends.items():
+            mine = [row["value"] for row in end if (row["seed"], row["metric"]) == (seed, "valid_loss")]
+            assert values[rate] == float(mine[-1])
+        best = min(values, key=values.__getitem__)
+        assert [float(r["optimizer.learning_rate"]) for r in rows if (r["seed"], r["chosen"]) == (seed, "1")] == [best]
+        assert made.extra["chosen"][seed] == {"optimizer.learning_rate": best}
+        for name, tensor in weights(alone[best]).items():
+            if name.startswith(f"{seed}/"):
+                assert torch.equal(weights(made)[name], tensor)
+
+
+def test_a_grid_of_two_fields_tries_all_combinations(store: Store) -> None:
+    grid = {"optimizer.momentum": [0.0, 0.9], "batch_size": [10, 30]}
+    stage = finetune_stage(prepared(store), select={"grid": grid, "by": "train_loss"}, seeds=(0,), epochs=1.0)
+    rows = table(finetune.run(stage, store), "selection.csv")
+    assert [(row["optimizer.momentum"], row["batch_size"]) for row in rows] == [
+        ("0", "10"), ("0", "30"), ("0.9", "10"), ("0.9", "30"),
+    ]  # fmt: skip
+    assert len({row["value"] for row in rows}) == 4
+
+
+def test_a_seed_of_which_every_setting_diverges_is_evaluated_as_that(store: Store) -> None:
+    """Also without a grid: a network whose learning rate is 1e6."""
+    data = prepared(store)
+    for stage in (grid_stage(data, [1e6, 1e7]), grid_stage(data, [1e6]), diverging_stage(data)):
+        made = finetune.run(stage, store)
+        assert all(torch.isnan(tensor).all() for tensor in weights(made).values())
+        found = evaluate.run(evaluate_stage(stage), store)
+        assert found.path("metrics.csv").read_text() == "seed,metric,value\n0,diverged,1\n1,diverged,1\n"
+        history = table(found, "history.csv")
+        assert [(row["seed"], row["metric"], row["value"]) for row in history] == [
+            ("0", "diverged", "1"),
+            ("1", "diverged", "1"),
+        ]
+        assert load_file(found.path("outputs.safetensors")) == {}
+
+
+def diverging_stage(data: str) -> Stage:
+    return finetune_stage(data, model=RELU, optimizer={**SGD, "learning_rate": 1e6}, on_divergence="record")
+
+
+def test_divergence_stays_an_error_where_nothing_is_said_of_it(store: Store) -> None:
+    stage = finetune_stage(prepared(store), model=RELU, optimizer={**SGD, "learning_rate": 1e6})
+    with pytest.raises(TrainingError, match="training has diverged"):
+        finetune.run(stage, store)
+
+
+def test_seeds_that_train_are_measured_as_ever(store: Store) -> None:
+    """The chosen learning rate and `diverged` come on top of what is measured without grid and record."""
+    data = prepared(store)
+    chosen, alone = grid_stage(data, [0.1]), finetune_stage(data, model=RELU, optimizer={**SGD, "learning_rate": 0.1})
+    tables = []
+    for stage in (chosen, alone):
+        finetune.run(stage, store)
+        rows = table(evaluate.run(evaluate_stage(stage), store), "metrics.csv")
+        tables.append({(row["seed"], row["metric"]): row["value"] for row in rows})
+    added = {
+        (seed, name): value for seed in "01" for name, value in (("chosen_learning_rate", "0.1"), ("diverged", "0"))
+    }
+    assert tables[0] == tables[1] | added

@@ -92,6 +92,49 @@ def test_golden_bytes(store: Store, spec: Digits, sha256: str) -> None:
     assert make(spec, store).manifest["files"]["data.safetensors"]["sha256"] == sha256
 
 
+@pytest.mark.parametrize(
+    ("variation", "sha256"),
+    [
+        ("rotated", "e27f08b8e3626b4e3b059ff608f86d855c1ea4d042f7c155fbca0fc43a6d18ca"),
+        ("random_background", "cc67f731893656f02fd2467af21bab2acea1b8b152f4c0c29e08d214add255e5"),
+    ],
+)
+def test_golden_bytes_of_variations(store: Store, variation: str, sha256: str) -> None:
+    spec = Digits.model_validate({"train": 500, "valid": 200, "variation": variation})
+    assert make(spec, store).manifest["files"]["data.safetensors"]["sha256"] == sha256
+
+
+def test_a_variation_changes_the_pictures_and_nothing_else(store: Store) -> None:
+    plain, rotated = arrays(make(Digits(), store)), arrays(make(Digits(variation="rotated"), store))
+    assert {key for key in plain if not np.array_equal(plain[key], rotated[key])} == {"train.inputs", "test.inputs"}
+    few = arrays(make(Digits(train=100, valid=50, variation="rotated"), store))
+    assert np.array_equal(few["test.inputs"], rotated["test.inputs"])
+    assert np.array_equal(few["train.inputs"], rotated["train.inputs"][:100])
+
+
+def test_what_is_not_declared_is_in_no_document() -> None:
+    """So that the digests of data that were declared before there were variations stay as they are."""
+    assert not {"variation", "pooled"} & Digits().model_dump(mode="json").keys()
+    assert Digits(variation="rotated", train=100).slug == "digits-rotated-100"
+    assert Digits(train=100).slug == "digits-100"
+
+
+def test_pooled_parts_are_split_as_one(store: Store, tmp_path: Path) -> None:
+    pictures = np.arange(50, dtype=np.uint8).repeat(4).reshape(50, 2, 2)
+    labels = np.arange(50) % 2
+    parts = {"images": pictures[:30], "labels": labels[:30], "test_images": pictures[30:], "test_labels": labels[30:]}
+    np.savez(tmp_path / "mine.npz", **parts)
+    path = str(tmp_path / "mine.npz")
+    got = arrays(make(Images(images=path, train=8, valid=2, test=40, pooled=True), store))
+    together = np.concatenate([got[f"{name}.inputs"] for name in ("train", "valid", "test")])
+    assert sorted(together[:, 0, 0]) == list(range(50))
+    assert [len(got[f"{name}.targets"]) for name in ("train", "valid", "test")] == [8, 2, 40]
+    varied = make(Images(images=path, train=8, valid=2, test=40, pooled=True, variation="random_background"), store)
+    assert np.array_equal(arrays(varied)["train.targets"], got["train.targets"])
+    with pytest.raises(DataError, match="pooled: this data set has no test part of its own"):
+        make(Digits(test=100, pooled=True), store)
+
+
 def test_the_first_hundred_digits_are_ten_of_each(store: Store) -> None:
     got = arrays(make(Digits(), store))
     assert np.array_equal(np.bincount(got["train.targets"][:100]), [10] * 10)
@@ -267,6 +310,19 @@ def test_mnist_in_50_10_10(store: Store, mirror: Path) -> None:
         0.3081,
     )
     assert got["test.targets"][:5].tolist() == [7, 2, 1, 0, 4]  # the source's order
+
+
+@pytest.mark.mirror
+def test_rotated_mnist_in_10_2_50(store: Store, mirror: Path) -> None:
+    """The sizes of the benchmark of variations."""
+    artifact = make(
+        MnistSpec(train=10_000, valid=2_000, test=50_000, pooled=True, variation="rotated"), store, mirror=mirror
+    )
+    assert artifact.extra["sizes"] == {"train": 10_000, "valid": 2_000, "test": 50_000}
+    turned = arrays(artifact)["train.inputs"] > 127
+    # MNIST's digits are centred by their mass, and turning moves no mass to speak of off the picture
+    upright = arrays(make(MnistSpec(train=10_000), store, mirror=mirror))["train.inputs"] > 127
+    assert turned.mean() == pytest.approx(upright.mean(), rel=0.05)
 
 
 @pytest.mark.mirror

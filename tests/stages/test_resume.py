@@ -61,6 +61,15 @@ STAGES: dict[str, Callable[[Store], Stage]] = {
     "best-of": lambda store: finetune_stage(
         prepared(store), optimizer=ADAM, epochs=3.0, select={"best_of": 3, "by": "valid_loss"}, labelled=60
     ),
+    # One setting of the three diverges after a few steps.
+    "grid": lambda store: finetune_stage(
+        prepared(store),
+        model={**NET, "activation": "relu", "dropout": 0.0},
+        optimizer=MOMENTUM,
+        epochs=3.0,
+        select={"grid": {"optimizer.learning_rate": [0.01, 1e6, 0.1]}, "by": "valid_loss"},
+        on_divergence="record",
+    ),
 }
 
 

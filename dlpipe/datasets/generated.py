@@ -1,0 +1,51 @@
+"""Data sets that are drawn and not downloaded. How a kind is drawn is a module of its own, which may import numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dlpipe.datasets.sources import Source
+from dlpipe.spec.datasets import Linear as LinearSpec
+from dlpipe.spec.datasets import Plane as PlaneSpec
+
+if TYPE_CHECKING:
+    from dlpipe.datasets.examples import Examples
+
+
+class Generated:
+    """To be inherited: there is nothing to fetch. `parse` draws the examples, and does not look at the folder."""
+
+    terms: ClassVar[str] = "drawn by dlpipe: nobody's property"
+    default_test: ClassVar[int | None] = None
+
+    @staticmethod
+    def sources(spec: Any) -> tuple[Source, ...]:
+        return ()
+
+
+class Plane(Generated):
+    @staticmethod
+    def parse(folder: Path, spec: PlaneSpec) -> Examples:
+        from dlpipe.datasets import draws, plane
+        from dlpipe.datasets.examples import Examples
+
+        inputs, targets = plane.points(
+            spec.shape, spec.train + (spec.valid or 0), draws.Draws(spec.split_seed, draws.TRAINING_PART)
+        )
+        test_inputs, test_targets = plane.points(spec.shape, spec.test, draws.Draws(spec.split_seed, draws.TEST_PART))
+        classes = tuple(str(k) for k in range(plane.CLASSES[spec.shape]))
+        return Examples(inputs, targets, classes, 1.0, test_inputs, test_targets)
+
+
+class Linear(Generated):
+    @staticmethod
+    def parse(folder: Path, spec: LinearSpec) -> Examples:
+        from dlpipe.datasets import draws, linear
+        from dlpipe.datasets.examples import Examples
+
+        training = draws.Draws(spec.split_seed, draws.TRAINING_PART)
+        problem = linear.Problem(spec.features, spec.condition, spec.noise, training)
+        inputs, targets = problem.exact(spec.train + (spec.valid or 0), training)
+        test = problem.independent(spec.test, draws.Draws(spec.split_seed, draws.TEST_PART))
+        return Examples(inputs, targets, (), 1.0, *test)
