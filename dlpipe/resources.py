@@ -99,8 +99,9 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
     model = _model(stage)
     parameters, work = model.parameters(features, CLASSES), 6.0 * model.multiplications(features, CLASSES)
     tries = Select.model_validate(phase["select"]).tries if phase["select"] else 1
+    trained = 0 if phase["train"] == "none" else tries
     trained_on = min(trained_on, labelled or trained_on)
-    return _training(stage, phase["training"], trained_on, features, parameters, work, tries)
+    return _training(stage, phase["training"], trained_on, features, parameters, work, trained)
 
 
 def _measuring(stage: Stage, parameters: int, features: int, find: Callable[[str], Stage]) -> float:

@@ -45,8 +45,10 @@ class Phase(TrainingSpec):
     """One phase of fine-tuning: of the whole model, or of its output layer."""
 
     task: Task
-    train: Literal["all", "top"] = Field(
-        "all", description="top: the output layer alone, on what is pretrained as it is (a linear probe)"
+    train: Literal["all", "top", "none"] = Field(
+        "all",
+        description="top: the output layer alone, on what is pretrained as it is (a linear probe); none: nothing, the "
+        "model is taken as pretraining or the phase before left it",
     )
     select: Select | None = None
 

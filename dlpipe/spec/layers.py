@@ -124,6 +124,29 @@ class Rbm(LayerSpec):
         return 3 + 2 * self.cd_steps
 
 
+class LabelRbm(LayerSpec):
+    """RBM of examples and their labels, one of which is on: the top of a deep belief network (Hinton, Osindero and Teh
+    2006), or a classifier (Larochelle and Bengio 2008). Trained on the labelled examples."""
+
+    implementation: ClassVar[str] = "dlpipe.layers.label_rbm:LabelRBM"
+    kind: Literal["label_rbm"] = "label_rbm"
+    cd_steps: PositiveInt = Field(1, description="k of CD-k: Gibbs steps before the negative statistics")
+    persistent: bool = Field(False, description="PCD: the chains live on from update to update (Tieleman 2008)")
+    chains: PositiveInt = Field(100, description="number of persistent chains; without effect unless persistent")
+    weight_scale: PositiveFloat = Field(
+        0.01, description="standard deviation of the initial weights (Hinton 2010, section 8)"
+    )
+
+    @property
+    def sees_labels(self) -> bool:
+        return True
+
+    @property
+    def products(self) -> int:
+        """Up, twice for each Gibbs step, and one for each phase's statistics."""
+        return 3 + 2 * self.cd_steps
+
+
 class Autoencoder(LayerSpec):
     """Autoencoder with one hidden layer: plain; denoising, contractive or sparse where these are above 0."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dlpipe.spec.base import Component, Many, PositiveFloat, PositiveInt, Probability, misuse
-from dlpipe.spec.layers import LayerSpec
+from dlpipe.spec.layers import LabelRbm, LayerSpec, Rbm
 from dlpipe.spec.tasks import Classification, DensityTask, Generative, Reconstruction, TaskSpec
 
 
@@ -137,6 +137,51 @@ class DeepAutoencoder(ModelSpec):
 
     def parameters(self, inputs: int, outputs: int) -> int:
         return 2 * sum(n * m for n, m in pairwise((inputs, *self.layer_units)))
+
+
+class Dbn(ModelSpec):
+    """Deep belief network: an RBM on top, with labels, above layers that are directed down (Hinton, Osindero and Teh
+    2006). Its own task, `generative`, is the up-down algorithm; for `classification` its logits are the free energy."""
+
+    implementation: ClassVar[str] = "dlpipe.models.deep_belief_network:DeepBeliefNetwork"
+    kind: Literal["dbn"] = "dbn"
+    generative: ClassVar[bool] = True
+    units: Annotated[tuple[PositiveInt, ...], Many] = Field(
+        min_length=1, description="hidden units, from the layer above the input up to the top RBM's"
+    )
+    labels: bool = Field(True, description="the top RBM sees the label beside the layer below it")
+    gibbs_steps: PositiveInt = Field(
+        3, description="in the top RBM, between the wake and the sleep phase of the up-down algorithm"
+    )
+
+    @property
+    def slug(self) -> str:
+        return "dbn" + "-".join(map(str, self.units))
+
+    @property
+    def layer_units(self) -> tuple[int, ...]:
+        return self.units
+
+    def unfit(self, task: TaskSpec) -> str | None:
+        if isinstance(task, Generative) or (isinstance(task, Classification) and self.labels):
+            return None
+        if isinstance(task, Classification):
+            return "a dbn without labels classifies nothing: set model.labels, or take the task generative"
+        return f"the task of a dbn is of kind generative or classification, not {task.slug}"
+
+    def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
+        top = position == len(self.units) - 1
+        if top and self.labels and not isinstance(layer, LabelRbm):
+            return "the top of a dbn is pretrained as a label_rbm, or set model.labels to false"
+        if isinstance(layer, LabelRbm) and not (top and self.labels):
+            return "a label_rbm is for the top of a dbn with labels"
+        if isinstance(layer, Rbm) and layer.visible_units == layer.hidden_units == "bernoulli":
+            return None
+        return None if isinstance(layer, LabelRbm) else "a dbn is a stack of RBMs with binary units on both sides"
+
+    def parameters(self, inputs: int, outputs: int) -> int:
+        *below, top = [n * m for n, m in pairwise((inputs, *self.units))]
+        return 2 * sum(below) + top + outputs * self.units[-1] * self.labels
 
 
 class ConvolutionalSpec(ModelSpec):

@@ -1,19 +1,19 @@
 """Fine-tune: one phase of training the model, from pretrained layers, another stage's model, or at random.
 
-The whole model is trained, or its output layer alone.
+The whole model is trained, or its output layer alone, or nothing: then it is what it starts from.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.progress import say
 from dlpipe.runtime.block import Block, block
-from dlpipe.runtime.data import Layers, Split, Stack, build_model, declared_task, read_split, read_weights
+from dlpipe.runtime.data import Layers, Split, Stack, build_model, component, declared_task, read_split, read_weights
 from dlpipe.runtime.history import lower_is_better, to_csv
 from dlpipe.runtime.loop import Job, Outcome, TrainingError, from_cleared
 from dlpipe.runtime.ranks import join
@@ -21,6 +21,7 @@ from dlpipe.runtime.streams import stream
 from dlpipe.spec.selection import Select, with_settings
 from dlpipe.spec.training import TrainingSpec
 from dlpipe.tasks.base import Task
+from dlpipe.tasks.generative import Generative
 
 
 class Start(NamedTuple):
@@ -87,7 +88,7 @@ def _try(work: Block, select: Select, jobs: Callable[..., Job], number: int) -> 
     else:
         job, what = jobs(setting=number), select.settings[number]
         declared = with_settings(declared, what)
-    outcome = work.train(job, TrainingSpec.model_validate(declared))
+    outcome = _outcome(work, job, declared)
     value = _value(job, outcome, select.by) if work.stage.spec["phase"]["select"] else 0.0
     return Try(job, outcome, what, value)
 
@@ -105,6 +106,7 @@ def _job(
 ) -> Job:
     """The model with its initial parameters, and its task on the labelled and the validation examples."""
     task: Task = declared_task(work.stage.spec["phase"]["task"])
+    spec: Any = component("model", work.stage.spec["model"])
     if hasattr(task, "see"):
         task.see(train.inputs)
     model: Any = build_model(work.stage.spec["model"], task, start.data)
@@ -115,7 +117,9 @@ def _job(
         _unroll(model, start.layers.stack(seed, work.device))
     model.to(work.device).train()
     if work.stage.spec["phase"]["train"] == "top":
-        _freeze_below(model)
+        _train_only(model, "top", "train: top", "its output layer")
+    elif spec.generative and not isinstance(task, Generative):
+        _train_only(model, "discriminative", "this task", "what its outputs depend on")
 
     def validate() -> dict[str, float]:
         return dict(task.validate(model, valid.inputs, valid.targets)) if len(valid) else {}
@@ -126,18 +130,28 @@ def _job(
     return Job(model, step, validate, data, stage=name, phase=phase, seed=seed, restart=restart, setting=setting)
 
 
+def _outcome(work: Block, job: Job, training: Mapping[str, Any]) -> Outcome:
+    """The job trained; where nothing is to be trained, the validation of what is there."""
+    if work.stage.spec["phase"]["train"] == "none":
+        return Outcome([(0, 0.0, {f"valid_{name}": value for name, value in job.validate().items()})], 0, 0.0)
+    return work.train(job, TrainingSpec.model_validate(training))
+
+
 def _unroll(model: Any, stack: Stack) -> None:
     model.unroll(stack.encoders())
     if hasattr(model, "unroll_back"):  # what has a decoder
         model.unroll_back(stack.decoders())
+    if hasattr(model, "unroll_labels") and hasattr(stack.layers[-1], "labels"):  # what sees labels on top
+        model.unroll_labels(*stack.layers[-1].labels())
 
 
-def _freeze_below(model: Any) -> None:
-    """Leaves the gradient to the parameters in `model.top()`. Raises TrainingError for a model that names none."""
-    if not hasattr(model, "top"):
-        raise TrainingError(f"train: top asks {type(model).__name__} for its output layer, and it has no method top()")
+def _train_only(model: Any, method: str, who: str, what: str) -> None:
+    """Leaves the gradient to the parameters that `model.method()` gives. Raises TrainingError where there is none."""
+    if not callable(getattr(model, method, None)):
+        raise TrainingError(f"{who} asks {type(model).__name__} for {what}, and it has no method {method}()")
+    chosen = getattr(model, method)()
     model.requires_grad_(False)
-    for parameter in model.top():
+    for parameter in chosen:
         parameter.requires_grad_(True)
 
 

@@ -91,6 +91,7 @@ TRACES = {
     ),
     "rbm-linear": Trace({"kind": "rbm", "hidden_units": "gaussian"}, {"kind": "sgd"}, CONSTANT),
     "rbm-rectified": Trace({"kind": "rbm", "hidden_units": "relu"}, {"kind": "sgd"}, CONSTANT),
+    "label-rbm": Trace({"kind": "label_rbm", "cd_steps": 2}, MOMENTUM, CONSTANT),
     "autoencoder-tied": Trace({"kind": "autoencoder", "corruption": 0.25}, MOMENTUM, CONSTANT),
     "autoencoder-untied": Trace(
         {
@@ -143,6 +144,7 @@ TRACES = {
     "deep-autoencoder": Trace(
         {"kind": "deep_autoencoder", "units": [8, 6], "code": 2}, {"kind": "adam"}, CONSTANT, {"kind": "reconstruction"}
     ),
+    "dbn-up-down": Trace({"kind": "dbn", "units": [8, 6]}, MOMENTUM, CONSTANT, {"kind": "generative"}),
     "convolutional-autoencoder": Trace(
         {"kind": "convolutional_autoencoder", "channels": [6, 2], "kernel": 3},
         {"kind": "adam"},

@@ -64,6 +64,11 @@ KINDS: dict[str, Callable[[Store], Stage]] = {
     "rbm-pcd": rbm(persistent=True, chains=10, cd_steps=2),
     "rbm-fast": rbm(persistent=True, chains=10, fast_rate=0.1),
     "rbm-centred": rbm(centred=True),
+    "rbm-labels": lambda store: pretrain_stage(
+        prepared(store), {"kind": "label_rbm", "persistent": True, "chains": 10}
+    ),
+    "dbn-up-down": classifier(model={"kind": "dbn", "units": [8, 6]}, task={"kind": "generative"}),
+    "dbn-classifier": classifier(model={"kind": "dbn", "units": [8, 6]}),
     "rbm-second": second_layer,
     "autoencoder-plain": autoencoder(),
     "autoencoder-masking": autoencoder(corruption=0.3),
