@@ -1,0 +1,57 @@
+"""Samples of a whole generative model: of any class, of one, and what is refused. Of layers: tests/test_commands.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dlpipe import sampling
+from dlpipe.artifacts import Stage, Store
+from dlpipe.models.deep_belief_network import DeepBeliefNetwork
+from dlpipe.runtime.data import load_weights
+from dlpipe.runtime.streams import stream
+from dlpipe.stages import finetune
+from tests.stages.small import finetune_stage, prepared
+from tests.workspace import EXPERIMENT, plan_of
+
+DBN = {"kind": "dbn", "units": [8, 6]}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stage, Store]:
+    root = tmp_path_factory.mktemp("sampling")
+    store = Store(root / "data", root / "results")
+    stage = finetune_stage(prepared(store), model=DBN, task={"kind": "generative"}, epochs=4.0)
+    finetune.run(stage, store)
+    return stage, store
+
+
+def drawn(trained: tuple[Stage, Store], label: str | None) -> np.ndarray:
+    options: dict[str, Any] = {"seed": 0, "count": 200, "gibbs_steps": 50, "noise": 0, "device": "cpu"}
+    return sampling.draw(*trained, label=label, **options)
+
+
+def test_samples_are_the_trained_models_own_of_the_class_asked_for(trained: tuple[Stage, Store]) -> None:
+    stage, store = trained
+    model = DeepBeliefNetwork(16, 3, units=[8, 6])
+    load_weights(model, store.read("finetune", stage.id), 0)
+    for label, options in ((None, {}), ("a", {"label": 0}), ("c", {"label": 2})):
+        expected = model.sample(200, 50, stream(0, "sample"), **options)
+        np.testing.assert_allclose(drawn(trained, label), expected.reshape(200, 4, 4).numpy(), rtol=1e-6)
+    assert not np.array_equal(drawn(trained, "a"), drawn(trained, "c"))
+
+
+def test_a_class_that_there_is_not_is_refused(trained: tuple[Stage, Store]) -> None:
+    with pytest.raises(sampling.SamplingError, match="no class 'd'; there are a, b, c"):
+        drawn(trained, "d")
+
+
+def test_of_a_generative_model_it_is_the_model_that_is_sampled(tmp_path: Path) -> None:
+    text = EXPERIMENT.replace("{kind: mlp, units: [12, 11, 10], activation: sigmoid, init: glorot_sigmoid}", str(DBN))
+    text = text[: text.index("pretrain:")] + text[text.index("finetune:") : text.index("axes:")] + "seeds: 3\n"
+    plan = plan_of(tmp_path, text.replace("{kind: classification}", "{kind: generative}"))
+    stage = sampling.stage_to_sample(plan, {}, 0)
+    assert (stage.rule, stage.spec["model"]["kind"]) == ("finetune", "dbn")
