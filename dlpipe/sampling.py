@@ -11,7 +11,8 @@ from dlpipe.artifacts import Stage, Store
 from dlpipe.errors import StepError
 from dlpipe.files import write_atomically
 from dlpipe.plan import Plan
-from dlpipe.spec.models import ModelSpec
+from dlpipe.report.units import seeds_text
+from dlpipe.spec.base import FAMILIES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,12 +34,14 @@ def stage_to_sample(plan: Plan, where: Mapping[str, str], seed: int) -> Stage:
         if all(variant.levels.get(axis) == level for axis, level in where.items())
     ]
     if not variants:
-        raise SamplingError(f"{experiment.name} has no variant at {_words(where)}")
+        raise SamplingError(
+            f"{experiment.name} has no variant at " + ", ".join(f"{axis}={level}" for axis, level in where.items())
+        )
     found: dict[str, tuple[Stage, Mapping[str, str]]] = {}
     for variant in variants:
         chains = [chain for chain in variant.chains if seed in plan.stages[chain[-1]].seeds]
         if not chains:
-            raise SamplingError(f"{experiment.name} trains seeds {_seeds(experiment.loaded.seeds)}, not {seed}")
+            raise SamplingError(f"{experiment.name} trains {seeds_text(list(experiment.loaded.seeds))}, not {seed}")
         stage = _sampled([plan.stages[stage] for stage in chains[0]])
         if stage is not None:
             found.setdefault(stage.id, (stage, variant.levels))
@@ -51,21 +54,15 @@ def stage_to_sample(plan: Plan, where: Mapping[str, str], seed: int) -> Stage:
 
 
 def _sampled(chain: list[Stage]) -> Stage | None:
-    from dlpipe.spec.base import FAMILIES
-
-    last = next(stage for stage in reversed(chain) if stage.rule == "finetune")
-    model = FAMILIES["model"][last.spec["model"]["kind"]]
-    assert issubclass(model, ModelSpec)
-    if model.generative:
-        return last
-    layers = [stage for stage in chain if stage.rule == "pretrain"]
-    return layers[-1] if layers and _samples(layers[-1]) else None
+    """The last phase, or else the topmost layer, whichever can be sampled."""
+    phases, layers = ([stage for stage in chain if stage.rule == rule] for rule in ("finetune", "pretrain"))
+    return next((stage for stage in (*phases[-1:], *layers[-1:]) if _has_samples(stage)), None)
 
 
-def _samples(layer: Stage) -> bool:
-    from dlpipe.spec.base import FAMILIES
-
-    return bool(getattr(FAMILIES["layer"][layer.spec["layer"]["kind"]], "samples", False))
+def _has_samples(stage: Stage) -> bool:
+    """Whether what the stage trains is of a kind that is a model of its inputs."""
+    family, says_so = ("layer", "samples") if stage.rule == "pretrain" else ("model", "generative")
+    return bool(getattr(FAMILIES[family].get(stage.spec[family]["kind"]), says_so, False))
 
 
 def draw(
@@ -78,7 +75,6 @@ def draw(
     label: str | None,
     noise: int,
     device: str,
-    threads: int = 1,
 ) -> np.ndarray:
     """Means of the inputs after Gibbs sampling, [count, *shape]; `noise` is the seed of the chains' randomness.
 
@@ -89,27 +85,28 @@ def draw(
     from dlpipe.runtime.data import Layers, Stack, build_model, declared_task, load_weights
     from dlpipe.runtime.streams import stream
 
+    if stage.rule not in ("pretrain", "finetune"):
+        raise SamplingError(f"{stage.id} is a stage of `dlpipe {stage.rule}`, which trains nothing")
+    if not _has_samples(stage):
+        raise SamplingError(f"{stage.id} is no model of its inputs: there is nothing to sample")
     artifact = store.read(stage.rule, stage.id)
     data = store.read("prepare", stage.inputs["data"])
-    chosen = devices.prepare(device, threads)
+    chosen = devices.prepare(device)
     random = stream(noise, "sample", device=chosen)
+    number = _number(label, data.extra["classes"])
     if stage.rule == "pretrain":
         stack = Layers(store, [*stage.inputs["below"], stage.id], data).stack(seed, chosen)
-        top = _from(stack.layers[-1], count, gibbs_steps, random, _number(label, data.extra["classes"]))
+        top = _from(stack.layers[-1], count, gibbs_steps, random, number)
         samples = Stack(stack.layers[:-1]).decode(top)
-    elif stage.rule == "finetune":
+    else:
         model: Any = build_model(stage.spec["model"], declared_task(stage.spec["phase"]["task"]), data)
         load_weights(model, artifact, seed)
         model.to(chosen).eval()
-        samples = _from(model, count, gibbs_steps, random, _number(label, data.extra["classes"]))
-    else:
-        raise SamplingError(f"{stage.id} is a stage of `dlpipe {stage.rule}`, which trains nothing")
+        samples = _from(model, count, gibbs_steps, random, number)
     return samples.cpu().numpy().reshape(count, *data.extra["input_shape"])
 
 
 def _from(subject: Any, count: int, gibbs_steps: int, random: Any, label: int | None) -> Any:
-    if not hasattr(subject, "sample"):
-        raise SamplingError(f"{type(subject).__name__} is no model of its inputs: there is nothing to sample")
     if label is None:
         return subject.sample(count, gibbs_steps, random)
     if not getattr(subject, "classes", None):
@@ -147,13 +144,5 @@ def write(samples: np.ndarray, path: Path) -> None:
     write_atomically(path, file.getvalue())
 
 
-def _words(where: Mapping[str, str]) -> str:
-    return ", ".join(f"{axis}={level}" for axis, level in where.items()) or "no level at all"
-
-
 def _options(levels: Mapping[str, str]) -> str:
     return " ".join(f"--where {axis}={level}" for axis, level in levels.items())
-
-
-def _seeds(seeds: Any) -> str:
-    return ", ".join(map(str, seeds)) if len(seeds) < 6 else f"{seeds[0]} to {seeds[-1]}"

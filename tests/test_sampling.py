@@ -13,8 +13,8 @@ from dlpipe.artifacts import Stage, Store
 from dlpipe.models.deep_belief_network import DeepBeliefNetwork
 from dlpipe.runtime.data import load_weights
 from dlpipe.runtime.streams import stream
-from dlpipe.stages import finetune
-from tests.stages.small import finetune_stage, prepared
+from dlpipe.stages import finetune, pretrain
+from tests.stages.small import finetune_stage, prepared, pretrain_stage
 from tests.workspace import EXPERIMENT, plan_of
 
 DBN = {"kind": "dbn", "units": [8, 6]}
@@ -47,6 +47,15 @@ def test_samples_are_the_trained_models_own_of_the_class_asked_for(trained: tupl
 def test_a_class_that_there_is_not_is_refused(trained: tuple[Stage, Store]) -> None:
     with pytest.raises(sampling.SamplingError, match="no class 'd'; there are a, b, c"):
         drawn(trained, "d")
+
+
+def test_what_is_no_model_of_the_inputs_alone_is_refused(trained: tuple[Stage, Store]) -> None:
+    """A layer that sees labels gives examples and labels as one; the model above it gives examples."""
+    stage, store = trained
+    layer = pretrain_stage(stage.inputs["data"], {"kind": "label_rbm"})
+    pretrain.run(layer, store)
+    with pytest.raises(sampling.SamplingError, match="no model of its inputs"):
+        drawn((layer, store), None)
 
 
 def test_of_a_generative_model_it_is_the_model_that_is_sampled(tmp_path: Path) -> None:

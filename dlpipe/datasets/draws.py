@@ -1,4 +1,4 @@
-"""Random numbers by which generated data sets are drawn.
+"""Random numbers by which data sets are generated, and given ones varied.
 
 64-bit words of numpy's Philox counter generator, keyed by the `split_seed` through a SeedSequence: a stream that is
 fixed for all versions of numpy, unlike those of `Generator.normal`.
@@ -10,13 +10,12 @@ import math
 
 import numpy as np
 
-TRAINING_PART, TEST_PART = 0, 1
 STREAM = 2
 """Apart from those by which `dlpipe.datasets.splits` shuffles."""
 
 
 class Draws:
-    """Independent numbers in float64, for one part of a data set."""
+    """Independent numbers in float64, for one part of a data set: TRAINING_PART or TEST_PART of `splits`."""
 
     def __init__(self, split_seed: int, part: int) -> None:
         self.words = np.random.Philox(np.random.SeedSequence(split_seed, spawn_key=(STREAM, part)))

@@ -27,13 +27,14 @@ class Generated:
 class Plane(Generated):
     @staticmethod
     def parse(folder: Path, spec: PlaneSpec) -> Examples:
-        from dlpipe.datasets import draws, plane
+        from dlpipe.datasets import plane
+        from dlpipe.datasets.draws import Draws
         from dlpipe.datasets.examples import Examples
+        from dlpipe.datasets.splits import TEST_PART, TRAINING_PART
 
-        inputs, targets = plane.points(
-            spec.shape, spec.train + (spec.valid or 0), draws.Draws(spec.split_seed, draws.TRAINING_PART)
-        )
-        test_inputs, test_targets = plane.points(spec.shape, spec.test, draws.Draws(spec.split_seed, draws.TEST_PART))
+        training, testing = Draws(spec.split_seed, TRAINING_PART), Draws(spec.split_seed, TEST_PART)
+        inputs, targets = plane.points(spec.shape, spec.train + (spec.valid or 0), training)
+        test_inputs, test_targets = plane.points(spec.shape, spec.test, testing)
         classes = tuple(str(k) for k in range(plane.CLASSES[spec.shape]))
         return Examples(inputs, targets, classes, 1.0, test_inputs, test_targets)
 
@@ -41,11 +42,13 @@ class Plane(Generated):
 class Linear(Generated):
     @staticmethod
     def parse(folder: Path, spec: LinearSpec) -> Examples:
-        from dlpipe.datasets import draws, linear
+        from dlpipe.datasets import linear
+        from dlpipe.datasets.draws import Draws
         from dlpipe.datasets.examples import Examples
+        from dlpipe.datasets.splits import TEST_PART, TRAINING_PART
 
-        training = draws.Draws(spec.split_seed, draws.TRAINING_PART)
+        training = Draws(spec.split_seed, TRAINING_PART)
         problem = linear.Problem(spec.features, spec.condition, spec.noise, training)
         inputs, targets = problem.exact(spec.train + (spec.valid or 0), training)
-        test = problem.independent(spec.test, draws.Draws(spec.split_seed, draws.TEST_PART))
+        test = problem.independent(spec.test, Draws(spec.split_seed, TEST_PART))
         return Examples(inputs, targets, (), 1.0, *test)

@@ -7,7 +7,7 @@ Papers: larochelle2007 (which made the first ones, of MNIST), vincent2010 (the b
 
 Rotation is bilinear, and what comes in from outside is 0. Both keep the source's shades: whole numbers stay whole.
 
-Randomness: numpy's Philox counter generator, keyed by the `split_seed` and the source's part. What an example gets
+Randomness: the words of `dlpipe.datasets.draws`, by the `split_seed` and the source's part. What an example gets
 depends on its place in the source alone, not on how many examples are asked for, nor on who else is chosen.
 """
 
@@ -18,12 +18,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from dlpipe.datasets.draws import Draws
 from dlpipe.datasets.examples import Examples
 from dlpipe.datasets.sources import DataError
 from dlpipe.datasets.splits import TEST_PART, TRAINING_PART
 
-STREAM = 2
-"""Keeps the stream apart from those of the splits."""
 CHUNK = 1024
 """Pictures that are turned at a time, which bounds the memory."""
 
@@ -35,15 +34,11 @@ def vary(examples: Examples, variation: str, split_seed: int) -> Examples:
         raise DataError(
             f"variation: {variation} is for square pictures in grey, [side, side]; an example here is {list(shape)}"
         )
-    varied = _varied(examples.inputs, examples.scale, variation, _bits(split_seed, TRAINING_PART))
+    varied = _varied(examples.inputs, examples.scale, variation, Draws(split_seed, TRAINING_PART).words)
     if examples.test_inputs is None:
         return replace(examples, inputs=varied)
-    test = _varied(examples.test_inputs, examples.scale, variation, _bits(split_seed, TEST_PART))
+    test = _varied(examples.test_inputs, examples.scale, variation, Draws(split_seed, TEST_PART).words)
     return replace(examples, inputs=varied, test_inputs=test)
-
-
-def _bits(split_seed: int, part: int) -> np.random.Philox:
-    return np.random.Philox(np.random.SeedSequence(split_seed, spawn_key=(STREAM, part)))
 
 
 def _varied(pictures: np.ndarray, scale: float, variation: str, bits: np.random.Philox) -> np.ndarray:

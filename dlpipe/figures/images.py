@@ -77,7 +77,7 @@ def draw_reconstructions(*, data: FigureData, title: str | None, where: Mapping[
 
 
 def draw_fantasies(*, data: FigureData, title: str | None, where: Mapping[str, str]) -> Picture:
-    """A panel a variant, in it a row a class where there are classes. Raises NothingToDraw where none has fantasies."""
+    """A panel a variant, ten fantasies a row, class after class. Raises NothingToDraw where none has any."""
     shown = data.slice(where)
     drawn = [variant for variant in showcase(shown) if "fantasies" in variant.output_names]
     if not drawn:

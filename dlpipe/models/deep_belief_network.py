@@ -179,12 +179,13 @@ class DeepBeliefNetwork(nn.Module):
     def validate(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Means over the examples: squared error of what a pass of means up and down makes of v and, with labels, the
         error of the likeliest one in per cent and -log p(y | r_{L-1}) in nats."""
-        down = self.memory.decode(self.memory.encode(self.means(inputs)))
+        below_top = self.means(inputs)
+        down = self.memory.decode(self.memory.encode(below_top))
         for V, c in reversed(list(zip(self.generative, self.generative_biases, strict=True))):
             down = torch.sigmoid(torch.addmm(c, down, V))
         metrics = {"reconstruction_error": squared_error(down, inputs)}
-        if self.classes:
-            logits = self(inputs)
+        if isinstance(self.memory, LabelRBM):
+            logits = -self.memory.class_free_energies(below_top)
             metrics["loss"] = cross_entropy(logits, targets)
             metrics["error"] = 100 * (logits.argmax(dim=1) != targets).to(inputs.dtype).mean()
         return metrics

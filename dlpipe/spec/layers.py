@@ -14,21 +14,15 @@ class LayerSpec(Component):
     family: ClassVar[str] = "layer"
     samples: ClassVar[bool] = False
     """Whether it is a model of its inputs that can be sampled from."""
+    sees_labels: ClassVar[bool] = False
+    """Whether it is trained on labelled examples, on their labels too, and not on all without."""
+    decodes: ClassVar[bool] = True
+    """Whether there is a way back from its code to its input: `decode` and `decoder`."""
 
     @property
     def slug(self) -> str:
         """For the names of artifacts."""
         return self.kind  # type: ignore[attr-defined]
-
-    @property
-    def sees_labels(self) -> bool:
-        """Whether it is trained on labelled examples, on their labels too, and not on all without."""
-        return False
-
-    @property
-    def decodes(self) -> bool:
-        """Whether there is a way back from its code to its input: `decode` and `decoder`."""
-        return True
 
     @property
     def activation(self) -> Literal["sigmoid", "relu", "linear"]:
@@ -129,6 +123,7 @@ class LabelRbm(LayerSpec):
     2006), or a classifier (Larochelle and Bengio 2008). Trained on the labelled examples."""
 
     implementation: ClassVar[str] = "dlpipe.layers.label_rbm:LabelRBM"
+    sees_labels: ClassVar[bool] = True
     kind: Literal["label_rbm"] = "label_rbm"
     cd_steps: PositiveInt = Field(1, description="k of CD-k: Gibbs steps before the negative statistics")
     persistent: bool = Field(False, description="PCD: the chains live on from update to update (Tieleman 2008)")
@@ -136,10 +131,6 @@ class LabelRbm(LayerSpec):
     weight_scale: PositiveFloat = Field(
         0.01, description="standard deviation of the initial weights (Hinton 2010, section 8)"
     )
-
-    @property
-    def sees_labels(self) -> bool:
-        return True
 
     @property
     def products(self) -> int:
@@ -213,15 +204,9 @@ class Supervised(LayerSpec):
     """Sigmoid layer trained to classify, below an output layer that is thrown away (Bengio et al. 2007)."""
 
     implementation: ClassVar[str] = "dlpipe.layers.supervised:Supervised"
+    sees_labels: ClassVar[bool] = True
+    decodes: ClassVar[bool] = False
     kind: Literal["supervised"] = "supervised"
-
-    @property
-    def sees_labels(self) -> bool:
-        return True
-
-    @property
-    def decodes(self) -> bool:
-        return False
 
     @property
     def products(self) -> int:

@@ -105,7 +105,7 @@ class Evaluation:
             measure = spec.load()(**spec.arguments())
             if spec.of_history:
                 rows = [(row.phase, row.step, row.metric, row.value) for row in self.history if row.seed == seed]
-                measured |= Measured(measure(rows))
+                measured |= measure(rows)
                 continue
             subject = model if model_spec.generative else self.layers.stack(seed, self.device).layers[0]
             measured |= measure(subject, self.inputs, stream(seed, f"evaluate/{spec.kind}", device=self.device))

@@ -72,6 +72,17 @@ def means(validate: Callable[..., Mapping[str, Tensor]], *examples: Tensor) -> d
     return totals
 
 
+def of_every_split(
+    validate: Callable[[Tensor, Tensor], Mapping[str, float]], splits: Mapping[str, Examples]
+) -> dict[str, float]:
+    """`validate` of each split's inputs and targets, by the split's name and the metric's: `test_loss`."""
+    return {
+        f"{name}_{metric}": value
+        for name, split in splits.items()
+        for metric, value in validate(split.inputs, split.targets).items()
+    }
+
+
 @torch.no_grad()
 def outputs_of(model: nn.Module, inputs: Tensor) -> Tensor:
     """[N, ...] -> [N, outputs], with the model in evaluation mode for as long."""

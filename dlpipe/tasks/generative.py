@@ -6,12 +6,13 @@ How it gets the gradient (persistent chains, mean field, wake-sleep) is the mode
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from dlpipe.tasks.base import Examples, Measured, means
+from dlpipe.tasks.base import Examples, Measured, means, of_every_split
 
 
 class GenerativeModel(Protocol):
@@ -40,10 +41,4 @@ class Generative:
 
     def measure(self, model: GenerativeModel, splits: Mapping[str, Examples]) -> Measured:
         """The same metrics of every split."""
-        return Measured(
-            {
-                f"{name}_{metric}": value
-                for name, split in splits.items()
-                for metric, value in self.validate(model, split.inputs, split.targets).items()
-            }
-        )
+        return Measured(of_every_split(partial(self.validate, model), splits))

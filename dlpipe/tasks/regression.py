@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from dlpipe.tasks.base import Examples, Measured, outputs_of
+from dlpipe.tasks.base import Examples, Measured, of_every_split, outputs_of
 
 
 class Regression:
@@ -42,11 +43,7 @@ class Regression:
 
         A linear model's is never below 0, up to rounding; a network's may be.
         """
-        metrics = {
-            f"{name}_{metric}": value
-            for name, split in splits.items()
-            for metric, value in self.validate(model, split.inputs, split.targets).items()
-        }
+        metrics = of_every_split(partial(self.validate, model), splits)
         least = least_squares_loss(splits["train"].inputs, splits["train"].targets)
         return Measured(metrics | {"train_excess_loss": metrics["train_loss"] - least})
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import hessian, jacobian
 
-from dlpipe.datasets.draws import TEST_PART, TRAINING_PART, Draws
+from dlpipe.datasets.draws import Draws
 from dlpipe.datasets.plane import CENTRE_DEVIATION, CENTRE_RADIUS, points
+from dlpipe.datasets.splits import TEST_PART, TRAINING_PART
 from dlpipe.errors import StepError
 from dlpipe.layers.autoencoder import Autoencoder
 from dlpipe.models.energy import Energy
