@@ -19,6 +19,8 @@ class ModelSpec(Component):
     """Whether it is a model of its inputs, with an objective of its own: what the task `generative` trains."""
     takes_pictures: ClassVar[bool] = False
     """Whether the model is told the `shape` of an input, (height, width, colours), besides its number of features."""
+    sequential: ClassVar[bool] = False
+    """Whether it is a model of sequences, which is told whether their steps are `tokens`."""
 
     @property
     def slug(self) -> str:
