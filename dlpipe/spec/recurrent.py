@@ -112,5 +112,6 @@ class Recurrent(ModelSpec):
         sides = 2 if self.directions == "both" else 1
         embedded = min(inputs, self.embedding or self.units[0])
         widths = (embedded, *(sides * width for width in self.units))
-        cells = sum(BLOCKS[self.cell] * m * (n + m // sides) for n, m in pairwise(widths))
+        blocks = BLOCKS[self.cell] - (self.without is not None)
+        cells = sum(blocks * m * (n + m // sides) for n, m in pairwise(widths))
         return cells + widths[-1] * outputs
