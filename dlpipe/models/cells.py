@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 State = tuple[Tensor, ...]
 Init = Literal["uniform_fan_in", "uniform", "orthogonal"]
@@ -74,24 +73,17 @@ class Cell(nn.Module):
         """One step from the inputs [B, inputs]: the new state, [B, width] each, of which the first is the output."""
         return self.step(self.project(x), state)
 
-    def scan(self, x: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        """Step by step over [T, B, inputs]: outputs [T, B, outputs] and the state after the last one.
-
-        A sequence that is over (`lengths` [B]) keeps its state.
-        """
+    def scan(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Step by step over [T, B, inputs]: outputs [T, B, outputs] and the state after the last one."""
         outputs = []
-        for t, a in enumerate(self.project(x).unbind(0)):
-            new = self.step(a, state)
-            if lengths is not None:
-                goes_on = (t < lengths)[:, None].to(x.device)
-                new = tuple(torch.where(goes_on, after, before) for after, before in zip(new, state, strict=True))
-            state = new
+        for a in self.project(x).unbind(0):
+            state = self.step(a, state)
             outputs.append(state[0])
         return torch.stack(outputs), state
 
-    def run(self, x: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        """As `scan`; what stands in the outputs of a sequence that is over is of no meaning."""
-        return self.scan(x, state, lengths)
+    def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """As `scan`, by the fastest way there is."""
+        return self.scan(x, state)
 
 
 class Elman(Cell):
@@ -108,10 +100,10 @@ class Elman(Cell):
         (h,) = state
         return (self.activation(torch.addmm(a, h, self.W_h.t())),)
 
-    def run(self, x: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+    def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         if self.activation is not torch.tanh:
-            return self.scan(x, state, lengths)
-        return library(torch.rnn_tanh, x, state, [self.W_x, self.W_h, self.b, torch.zeros_like(self.b)], lengths)
+            return self.scan(x, state)
+        return library(torch.rnn_tanh, x, state, [self.W_x, self.W_h, self.b, torch.zeros_like(self.b)])
 
 
 class Jordan(Cell):
@@ -204,10 +196,10 @@ class LSTM(Cell):
         total = sums[part] + self.peepholes[part] * c if part in self.peepholes else sums[part]
         return torch.sigmoid(total)
 
-    def run(self, x: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+    def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         if len(self.parts) < 4 or len(self.peepholes):
-            return self.scan(x, state, lengths)
-        return library(torch.lstm, x, state, [self.W_x, self.W_h, self.b, torch.zeros_like(self.b)], lengths)
+            return self.scan(x, state)
+        return library(torch.lstm, x, state, [self.W_x, self.W_h, self.b, torch.zeros_like(self.b)])
 
 
 class GRU(Cell):
@@ -239,11 +231,11 @@ class GRU(Cell):
             n = torch.tanh(torch.addmm(a_n, r * h, candidate.t()))
         return (torch.lerp(n, h, z),)
 
-    def run(self, x: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+    def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         if not self.reset_after:
-            return self.scan(x, state, lengths)
+            return self.scan(x, state)
         b_h = torch.cat([self.b_hn.new_zeros(2 * self.units), self.b_hn])
-        return library(torch.gru, x, state, [self.W_x, self.W_h, self.b, b_h], lengths)
+        return library(torch.gru, x, state, [self.W_x, self.W_h, self.b, b_h])
 
 
 class MUT1(Cell):
@@ -355,22 +347,12 @@ def draw(
     parameter.copy_(fresh)
 
 
-def library(
-    kernel: Callable[..., Any], x: Tensor, state: State, weights: Sequence[Tensor], lengths: Tensor | None
-) -> tuple[Tensor, State]:
+def library(kernel: Callable[..., Any], x: Tensor, state: State, weights: Sequence[Tensor]) -> tuple[Tensor, State]:
     """`Cell.run` by torch.lstm, torch.gru or torch.rnn_tanh: oneDNN or native code on a CPU, cuDNN on a GPU."""
-    hx: Any = [s[None] for s in state] if len(state) > 1 else state[0][None]
-    options = (True, 1, 0.0, True, False)  # biases, one layer, no dropout, to be trained, one direction
+    hx: Any = [part[None] for part in state] if len(state) > 1 else state[0][None]
     with warnings.catch_warnings():
         # cuDNN wants its weights in one piece of memory and copies them into one, which costs less than a step does.
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")
-        if lengths is None:
-            y, *last = kernel(x, hx, list(weights), *options, False)
-        else:
-            packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
-            order = packed.sorted_indices
-            hx = [s[:, order] for s in hx] if len(state) > 1 else hx[:, order]
-            data, *last = kernel(packed.data, packed.batch_sizes, hx, list(weights), *options)
-            last = [s[:, packed.unsorted_indices] for s in last]
-            y, _ = pad_packed_sequence(PackedSequence(data, *packed[1:]), total_length=len(x))
-    return y, tuple(s[0] for s in last)
+        # Biases, one layer, no dropout, to be trained, one direction, steps first.
+        y, *last = kernel(x, hx, list(weights), True, 1, 0.0, True, False, False)
+    return y, tuple(part[0] for part in last)

@@ -116,13 +116,11 @@ class Recurrent(nn.Module):
     ) -> tuple[Tensor, State]:
         """[B, T, features], or tokens [B, T] -> outputs [B, T, outputs] and the state after the last step.
 
-        `state`: as of `empty_state`, which it is if not given. `lengths` [B], on the CPU: steps of each sequence, none
-        0; the rest is padding, on which nothing depends but the outputs that stand there, which have no meaning. The
-        state of the cells that read backwards is that after the first step. Dropout acts in training mode and then
-        draws from `generator`.
+        `state`: as of `empty_state`, which it is if not given; that of cells that read backwards is after the first
+        step. `lengths` [B], on the CPU: steps of each sequence, none 0; the rest is padding, on which nothing depends
+        but the outputs that stand there. The sequences end there, and no state is given back. Dropout acts in training
+        mode and then draws from `generator`.
         """
-        if lengths is not None and bool((lengths == inputs.shape[1]).all()):
-            lengths = None
         x = inputs.t() if self.tokens else inputs.transpose(0, 1)  # [T, B, ...]: a step's numbers side by side
         if self.embedding is not None:
             x = rows_of(x, self.embedding) if self.tokens else x @ self.embedding
@@ -133,13 +131,15 @@ class Recurrent(nn.Module):
             sides = []
             for direction, cell in enumerate(cells):
                 old, rest = tuple(rest[: cell.states]), rest[cell.states :]
-                y, new = cell.run(turned(x, lengths) if direction else x, old, lengths)
+                y, new = cell.run(turned(x, lengths) if direction else x, old)
                 sides.append(turned(y, lengths) if direction else y)
                 last += new
             x = torch.cat(sides, dim=-1) if len(sides) > 1 else sides[0]
             x = self._silence(x, generator) if self.output else x
-        outputs = linear(x, self.output["W_y"], self.output["b_y"]) if self.output else x
-        return outputs.transpose(0, 1), tuple(last)
+        x = x.transpose(0, 1).contiguous()  # here, as the outputs may be much wider
+        return (linear(x, self.output["W_y"], self.output["b_y"]) if self.output else x), tuple(
+            last
+        ) if lengths is None else ()
 
     def _cells(self) -> list[Any]:
         return [cell for layer in self.layers for cell in layer]
