@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dlpipe.datasets.sources import Source
 from dlpipe.spec.datasets import Linear as LinearSpec
 from dlpipe.spec.datasets import Plane as PlaneSpec
+from dlpipe.spec.sequences import Adding as AddingSpec
 
 if TYPE_CHECKING:
+    from dlpipe.datasets.draws import Draws
     from dlpipe.datasets.examples import Examples
+    from dlpipe.datasets.sequences import SequenceExamples, Sequences
+    from dlpipe.spec.sequences import GeneratedSequences
 
 
 class Generated:
@@ -52,3 +57,22 @@ class Linear(Generated):
         inputs, targets = problem.exact(spec.train + (spec.valid or 0), training)
         test = problem.independent(spec.test, Draws(spec.split_seed, TEST_PART))
         return Examples(inputs, targets, (), 1.0, *test)
+
+
+def _drawn(spec: GeneratedSequences, draw: Callable[[int, Draws], Sequences], **facts: Any) -> SequenceExamples:
+    """Training and validation sequences are drawn one after the other, test sequences apart from them."""
+    from dlpipe.datasets.draws import Draws
+    from dlpipe.datasets.sequences import SequenceExamples
+    from dlpipe.datasets.splits import TEST_PART, TRAINING_PART
+
+    training = Draws(spec.split_seed, TRAINING_PART)
+    parts = draw(spec.train, training), draw(spec.valid or 0, training)
+    return SequenceExamples(*parts, draw(spec.test, Draws(spec.split_seed, TEST_PART)), **facts)
+
+
+class Adding(Generated):
+    @staticmethod
+    def parse(folder: Path, spec: AddingSpec) -> SequenceExamples:
+        from dlpipe.datasets import memory
+
+        return _drawn(spec, lambda n, draws: memory.adding(n, spec.steps, draws))
