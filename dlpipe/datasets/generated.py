@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,6 +11,11 @@ from dlpipe.datasets.sources import Source
 from dlpipe.spec.datasets import Linear as LinearSpec
 from dlpipe.spec.datasets import Plane as PlaneSpec
 from dlpipe.spec.sequences import Adding as AddingSpec
+from dlpipe.spec.sequences import Arithmetic as ArithmeticSpec
+from dlpipe.spec.sequences import Copying as CopyingSpec
+from dlpipe.spec.sequences import Increments as IncrementsSpec
+from dlpipe.spec.sequences import LookAhead as LookAheadSpec
+from dlpipe.spec.sequences import Xml as XmlSpec
 
 if TYPE_CHECKING:
     from dlpipe.datasets.draws import Draws
@@ -76,3 +82,70 @@ class Adding(Generated):
         from dlpipe.datasets import memory
 
         return _drawn(spec, lambda n, draws: memory.adding(n, spec.steps, draws))
+
+
+class Copying(Generated):
+    @staticmethod
+    def parse(folder: Path, spec: CopyingSpec) -> SequenceExamples:
+        from dlpipe.datasets import memory
+
+        symbols = tuple(string.ascii_lowercase[: spec.symbols])
+        return _drawn(
+            spec,
+            lambda n, draws: memory.copying(n, spec.symbols, spec.copied, spec.delay, draws),
+            vocabulary=(*symbols, "_", ":"),
+            classes=symbols,
+        )
+
+
+class LookAhead(Generated):
+    @staticmethod
+    def parse(folder: Path, spec: LookAheadSpec) -> SequenceExamples:
+        from dlpipe.datasets import memory
+
+        symbols = tuple(string.ascii_lowercase[: spec.symbols])
+        return _drawn(
+            spec,
+            lambda n, draws: memory.look_ahead(n, spec.symbols, spec.steps, spec.distance, draws),
+            vocabulary=symbols,
+            classes=symbols,
+        )
+
+
+class Arithmetic(Generated):
+    @staticmethod
+    def parse(folder: Path, spec: ArithmeticSpec) -> SequenceExamples:
+        from dlpipe.datasets import strings
+
+        def draw(n: int, draws: Draws) -> Sequences:
+            chances = strings.Chances(draws)
+            drawn = [strings.arithmetic(chances, spec.digits, spec.distractors) for _ in range(n)]
+            return strings.asked_from(drawn, strings.ARITHMETIC, lambda drawn: drawn.index("="))
+
+        return _drawn(spec, draw, vocabulary=strings.ARITHMETIC, classes=strings.ARITHMETIC)
+
+
+class Xml(Generated):
+    @staticmethod
+    def parse(folder: Path, spec: XmlSpec) -> SequenceExamples:
+        from dlpipe.datasets import strings
+
+        def draw(n: int, draws: Draws) -> Sequences:
+            chances = strings.Chances(draws)
+            drawn = [strings.xml(chances, spec.tags) for _ in range(n)]
+            return strings.asked_from(drawn, strings.XML, lambda drawn: 0)
+
+        return _drawn(spec, draw, vocabulary=strings.XML, classes=strings.XML)
+
+
+class Increments(Generated):
+    @staticmethod
+    def parse(folder: Path, spec: IncrementsSpec) -> SequenceExamples:
+        from dlpipe.datasets import strings
+
+        def draw(n: int, draws: Draws) -> Sequences:
+            chances = strings.Chances(draws)
+            drawn = [strings.increments(chances, spec.digits, spec.numbers) for _ in range(n)]
+            return strings.encoded(drawn, strings.INCREMENTS)
+
+        return _drawn(spec, draw, vocabulary=strings.INCREMENTS)

@@ -10,7 +10,7 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
-from dlpipe.spec.base import NonNegativeInt, PositiveInt, misuse
+from dlpipe.spec.base import NonNegativeInt, PositiveInt, Probability, misuse
 from dlpipe.spec.datasets import DatasetSpec
 
 WORD: Final = "word"
@@ -19,11 +19,14 @@ LETTERS_A_WORD = 5
 """Of English text, with the space behind it, roughly."""
 
 
+Target = Literal["next_step", "each_step", "sequence"]
+
+
 class Sequential(DatasetSpec):
     """Sequences of steps. A step is a token out of a vocabulary, or a frame: some numbers."""
 
     sequential: ClassVar[bool] = True
-    target: ClassVar[Literal["next_step", "each_step", "sequence"]] = "next_step"
+    target: ClassVar[Target] = "next_step"
     """What is to be told: the step that comes next, a class at each step (or at some), or one thing at the end."""
 
     def extent(self) -> tuple[int, int]:
@@ -169,7 +172,7 @@ class PolyMusic(Sequential):
     test: PositiveInt | None = Field(None, description="test pieces; all if absent")
 
     def extent(self) -> tuple[int, int]:
-        frames = {"jsb": 25_000, "nottingham": 265_000, "musedata": 400_000, "piano_midi": 110_000}
+        frames = {"jsb": 23_134, "nottingham": 266_537, "musedata": 400_000, "piano_midi": 110_000}
         return frames[self.name], 88
 
     @property
@@ -201,7 +204,7 @@ class Adding(GeneratedSequences):
 
     implementation: ClassVar[str] = "dlpipe.datasets.generated:Adding"
     real_targets: ClassVar[bool] = True
-    target: ClassVar[Literal["next_step", "each_step", "sequence"]] = "sequence"
+    target: ClassVar[Target] = "sequence"
     kind: Literal["adding"] = "adding"
     steps: int = Field(100, ge=2, description="length of every sequence; one number of each half is marked")
 
@@ -215,3 +218,129 @@ class Adding(GeneratedSequences):
     @property
     def slug(self) -> str:
         return f"adding{self.steps}-{self.train}"
+
+
+class Copying(GeneratedSequences):
+    """Symbols that are to be told again after a delay (Hochreiter and Schmidhuber 1997, Arjovsky et al. 2016)."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.generated:Copying"
+    tokens: ClassVar[bool] = True
+    target: ClassVar[Target] = "each_step"
+    kind: Literal["copying"] = "copying"
+    symbols: int = Field(8, ge=2, le=26, description="how many different ones there are")
+    copied: PositiveInt = Field(10, description="symbols of a sequence that are to be remembered")
+    delay: PositiveInt = Field(100, description="steps from the last symbol to the sign that asks for the first")
+
+    @property
+    def length(self) -> int:
+        return 2 * self.copied + self.delay
+
+    def vocabulary_size(self) -> int:
+        return self.symbols + 2
+
+    @property
+    def slug(self) -> str:
+        return f"copying{self.copied}-delay{self.delay}-{self.train}"
+
+
+class Arithmetic(GeneratedSequences):
+    """The sum or difference of two numbers, with letters between that mean nothing (Jozefowicz et al. 2015)."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.generated:Arithmetic"
+    tokens: ClassVar[bool] = True
+    target: ClassVar[Target] = "each_step"
+    kind: Literal["arithmetic"] = "arithmetic"
+    digits: int = Field(8, ge=1, le=15, description="most digits of a number; as often fewer")
+    distractors: Probability = Field(
+        0.5,
+        description="probability of a letter behind a character of the question, and of another behind each letter",
+    )
+
+    @property
+    def length(self) -> int:
+        return round((self.digits + 3) / (1 - self.distractors)) + self.digits + 3
+
+    def vocabulary_size(self) -> int:
+        return 40
+
+    @property
+    def slug(self) -> str:
+        return f"arithmetic{self.digits}-{self.train}"
+
+
+class Xml(GeneratedSequences):
+    """The next character of nested tags with random names (Jozefowicz et al. 2015)."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.generated:Xml"
+    tokens: ClassVar[bool] = True
+    target: ClassVar[Target] = "each_step"
+    kind: Literal["xml"] = "xml"
+    tags: PositiveInt = Field(50, description="opened and closed ones of a string after which none is opened any more")
+
+    @property
+    def length(self) -> int:
+        return 4 * self.tags
+
+    def vocabulary_size(self) -> int:
+        return 29
+
+    @property
+    def slug(self) -> str:
+        return f"xml{self.tags}-{self.train}"
+
+
+class LookAhead(GeneratedSequences):
+    """Tags that depend on what was as on what will be: the larger of the symbols some steps before and after."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.generated:LookAhead"
+    tokens: ClassVar[bool] = True
+    target: ClassVar[Target] = "each_step"
+    kind: Literal["look_ahead"] = "look_ahead"
+    symbols: int = Field(4, ge=2, le=26, description="how many different ones there are, and tags")
+    steps: PositiveInt = Field(20, description="length of every sequence")
+    distance: PositiveInt = Field(3, description="steps to either symbol; those at the ends have no tag")
+
+    @model_validator(mode="after")
+    def _a_step_has_both_neighbours(self) -> LookAhead:
+        if self.steps <= 2 * self.distance:
+            least = 2 * self.distance + 1
+            raise misuse(f"a step with others {self.distance} before and behind it takes at least {least}", "steps")
+        return self
+
+    @property
+    def length(self) -> int:
+        return self.steps
+
+    def vocabulary_size(self) -> int:
+        return self.symbols
+
+    @property
+    def slug(self) -> str:
+        return f"look-ahead{self.distance}-{self.train}"
+
+
+class Increments(GeneratedSequences):
+    """Numbers that count up, by character: all but the first follow from what was before, mistakes too."""
+
+    implementation: ClassVar[str] = "dlpipe.datasets.generated:Increments"
+    tokens: ClassVar[bool] = True
+    kind: Literal["increments"] = "increments"
+    digits: int = Field(3, ge=1, le=9, description="of each number, with leading zeros")
+    numbers: int = Field(8, ge=2, description="of a sequence")
+
+    @model_validator(mode="after")
+    def _there_are_so_many_numbers(self) -> Increments:
+        if self.numbers > 10**self.digits:
+            raise misuse(f"there are no {self.numbers:,} numbers in a row of {self.digits} digits", "numbers")
+        return self
+
+    @property
+    def length(self) -> int:
+        return (self.digits + 1) * self.numbers
+
+    def vocabulary_size(self) -> int:
+        return 12
+
+    @property
+    def slug(self) -> str:
+        return f"increments{self.digits}-{self.train}"
