@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dlpipe.spec.base import Component, PositiveFloat, PositiveInt, Probability
 from dlpipe.spec.datasets import DatasetSpec
+from dlpipe.spec.sequences import Sequential
 
 
 class TaskSpec(Component):
@@ -21,7 +22,7 @@ class TaskSpec(Component):
 
     def unfit(self, dataset: DatasetSpec) -> str | None:
         """Why this cannot be asked on such data; None if it can."""
-        if dataset.sequential and not self.sequential:
+        if isinstance(dataset, Sequential) and not self.sequential:
             return f"{dataset.kind} has sequences: its task is {_fitting(dataset)}, not {self.slug}"
         if self.sequential and not dataset.sequential:
             return f"{self.slug} is asked of sequences, and an example of {dataset.kind} is none"
@@ -129,13 +130,12 @@ class SequentialTask(TaskSpec):
     sequential: ClassVar[bool] = True
 
     def unfit(self, dataset: DatasetSpec) -> str | None:
-        unfit = super().unfit(dataset)
-        if unfit is None and not self.suits(dataset):
+        if isinstance(dataset, Sequential) and not self.suits(dataset):
             return f"{self.slug} is not asked of {dataset.kind}: its task is {_fitting(dataset)}"
-        return unfit
+        return super().unfit(dataset)
 
     @classmethod
-    def suits(cls, dataset: DatasetSpec) -> bool:
+    def suits(cls, dataset: Sequential) -> bool:
         """Whether such sequences have what is asked."""
         raise NotImplementedError
 
@@ -161,8 +161,8 @@ class LanguageModel(SequentialTask):
     )
 
     @classmethod
-    def suits(cls, dataset: DatasetSpec) -> bool:
-        return dataset.tokens and dataset.target_of == "nothing"
+    def suits(cls, dataset: Sequential) -> bool:
+        return dataset.tokens and dataset.target == "next_step"
 
 
 class NextFrame(SequentialTask):
@@ -175,8 +175,8 @@ class NextFrame(SequentialTask):
     )
 
     @classmethod
-    def suits(cls, dataset: DatasetSpec) -> bool:
-        return not dataset.tokens and dataset.target_of == "nothing"
+    def suits(cls, dataset: Sequential) -> bool:
+        return not dataset.tokens and dataset.target == "next_step"
 
 
 class Tagging(SequentialTask):
@@ -186,8 +186,8 @@ class Tagging(SequentialTask):
     kind: Literal["tagging"] = "tagging"
 
     @classmethod
-    def suits(cls, dataset: DatasetSpec) -> bool:
-        return dataset.target_of == "step"
+    def suits(cls, dataset: Sequential) -> bool:
+        return dataset.target == "each_step"
 
 
 class SequenceRegression(SequentialTask):
@@ -197,11 +197,11 @@ class SequenceRegression(SequentialTask):
     kind: Literal["sequence_regression"] = "sequence_regression"
 
     @classmethod
-    def suits(cls, dataset: DatasetSpec) -> bool:
-        return dataset.target_of == "example" and dataset.real_targets
+    def suits(cls, dataset: Sequential) -> bool:
+        return dataset.target == "sequence" and dataset.real_targets
 
 
-def _fitting(dataset: DatasetSpec) -> str:
+def _fitting(dataset: Sequential) -> str:
     """The tasks of such sequences, in words."""
     kinds = (LanguageModel, NextFrame, Tagging, SequenceRegression)
     return " or ".join(each.model_fields["kind"].default for each in kinds if each.suits(dataset))

@@ -49,7 +49,7 @@ class NextFrame:
     ) -> Tensor:
         """Minus the log-likelihood of all frames together."""
         before = pad(frames[:, :-1], (0, 0, 1, 0))
-        logits = outputs_at_steps(model, before, lengths, generator)
+        logits, _ = model(before, generator, lengths=lengths)
         there = torch.arange(frames.shape[1]) < lengths[:, None]
         nats = binary_cross_entropy_with_logits(logits, frames, reduction="none").sum(dim=2)
         return (nats * there.to(nats.device)).sum()
@@ -79,7 +79,7 @@ class Tagging:
         self, model: nn.Module, inputs: Tensor, targets: Tensor, lengths: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Adds the gradient of the batch's mean cross-entropy a step to `.grad`; returns that loss."""
-        logits = outputs_at_steps(model, inputs, lengths, generator)
+        logits, _ = model(inputs, generator, lengths=lengths)
         loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NOT_ASKED)
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}
@@ -89,7 +89,7 @@ class Tagging:
         nats, wrong, asked = 0.0, 0, 0
         with evaluating(model):
             for inputs, targets, lengths in split.chunks(CHUNK):
-                logits = outputs_at_steps(model, inputs, lengths)
+                logits, _ = model(inputs, lengths=lengths)
                 there = targets != NOT_ASKED
                 logits, targets = logits[there], targets[there]
                 nats += float(cross_entropy(logits.double(), targets, reduction="sum"))
@@ -112,7 +112,7 @@ class SequenceRegression:
         self, model: nn.Module, inputs: Tensor, targets: Tensor, lengths: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Adds the gradient of the batch's mean loss to `.grad`; returns that loss."""
-        outputs = outputs_at_steps(model, inputs, lengths, generator)
+        outputs, _ = model(inputs, generator, lengths=lengths)
         loss = mse_loss(_last(outputs, lengths), targets) / 2
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}
@@ -122,7 +122,7 @@ class SequenceRegression:
         squared = 0.0
         with evaluating(model):
             for inputs, targets, lengths in split.chunks(CHUNK):
-                outputs = outputs_at_steps(model, inputs, lengths)
+                outputs, _ = model(inputs, lengths=lengths)
                 squared += float(mse_loss(_last(outputs, lengths).double(), targets.double(), reduction="sum"))
         mse = squared / len(split.lengths)
         return {"loss": mse / 2, "mse": mse}
@@ -130,15 +130,6 @@ class SequenceRegression:
     def measure(self, model: Any, splits: Mapping[str, Sequences]) -> Measured:
         """Both of every split."""
         return Measured(of_every_sequence_split(partial(self.validate, model), splits))
-
-
-def outputs_at_steps(
-    model: nn.Module, inputs: Tensor, lengths: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
-    """Of inputs [B, T, ...] the outputs [B, T, outputs]. The model is not told of lengths where nothing is padded."""
-    padded = bool((lengths < inputs.shape[1]).any())
-    outputs, _ = model(inputs, generator, lengths=lengths.to(inputs.device) if padded else None)
-    return outputs  # type: ignore[no-any-return]
 
 
 def _last(outputs: Tensor, lengths: Tensor) -> Tensor:
