@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dlpipe.spec.base import Component, OneOrMany, PositiveInt, misuse
-from dlpipe.spec.datasets import DatasetSpec
+from dlpipe.spec.datasets import DatasetSpec, ExampleSet
 from dlpipe.spec.layers import LayerSpec, Rbm
 from dlpipe.spec.models import ModelSpec
 
@@ -118,6 +118,6 @@ def _no_probabilities(
 ) -> str | None:
     if not isinstance(subject, Rbm):
         return f"{measure.kind} is a measure of an RBM; what is measured here is of kind {subject.slug}"
-    if subject.visible_units == "bernoulli" and dataset.scaling != "binary":
+    if subject.visible_units == "bernoulli" and isinstance(dataset, ExampleSet) and dataset.scaling != "binary":
         return "binary units give shades of grey no probability: set dataset.scaling to binary"
     return None

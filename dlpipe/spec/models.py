@@ -42,6 +42,9 @@ class ModelSpec(Component):
             return f"a model of kind {self.kind} does not generate its inputs: its task cannot be generative"  # type: ignore[attr-defined]
         if isinstance(task, DensityTask):
             return f"{task.slug} trains an energy: the model must be of kind energy, not {self.kind}"  # type: ignore[attr-defined]
+        if task.sequential != self.sequential:
+            of, by = ("sequences", "single examples")[:: 1 if task.sequential else -1]
+            return f"{task.slug} is asked of {of}; a model of kind {self.kind} takes {by}"  # type: ignore[attr-defined]
         return None
 
     def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
