@@ -15,10 +15,12 @@ from torch.autograd.function import once_differentiable
 
 
 def cross_entropy_in_place(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the rows of -log softmax(logits)[target]; logits [N, C] float32, targets [N] int64.
+    """Mean over the rows of -log softmax(logits)[target]; logits [N, C], targets [N] int64.
 
-    The logits are of no use afterwards; only the gradient of the result is.
+    The logits are of no use afterwards; only the gradient of the result is. Those in half precision are computed with
+    in float32.
     """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     loss: Tensor = _CrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]
     return loss
 

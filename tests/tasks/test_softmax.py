@@ -50,3 +50,9 @@ def test_logits_that_something_else_needs_are_noticed() -> None:
     loss = cross_entropy_in_place(logits, torch.arange(3))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         (squares + loss).backward()  # type: ignore[no-untyped-call]
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    loss = cross_entropy_in_place(logits, torch.arange(3))
+    torch.testing.assert_close(loss, cross_entropy(logits.float(), torch.arange(3)))
