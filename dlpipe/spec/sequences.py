@@ -142,8 +142,8 @@ class Text(Corpus):
     @model_validator(mode="after")
     def _one_file_or_three(self) -> Text:
         if (self.valid_text is None) != (self.test_text is None):
-            missing = "test_text" if self.test_text is None else "valid_text"
-            raise misuse(f"text comes as one file, or as three: {missing} is missing", missing)
+            given, missing = ("valid_text", "test_text") if self.test_text is None else ("test_text", "valid_text")
+            raise misuse(f"text comes as one file, or as three: {missing} is missing", given)
         return self
 
     @property
