@@ -30,8 +30,11 @@ class Sequential(DatasetSpec):
     """What is to be told: the step that comes next, a class at each step (or at some), or one thing at the end."""
 
     def extent(self) -> tuple[int, int]:
-        """Steps of the source and numbers a step, by which jobs are sized; no result depends on them."""
-        raise NotImplementedError
+        """Steps of the source and numbers a step, by which jobs are sized; no result depends on them.
+
+        A kind that does not say is taken for a short text.
+        """
+        return 1_000_000, 1
 
     def vocabulary_size(self) -> int:
         """Tokens that there are, as far as one knows before the data are read: for the sizes of jobs alone.
