@@ -123,12 +123,12 @@ class TinyShakespeare(Corpus):
 
 
 class Pydoc(Corpus):
-    """The help topics of the Python that runs this: some 500,000 characters of English or more, by its version; no
-    network. Nine tenths of them to train on."""
+    """The help topics of the Python that runs this: about 500,000 characters of English, by its version; no network.
+    Nine tenths of them to train on."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.corpora:Pydoc"
-    words: ClassVar[int] = 100_000
-    characters: ClassVar[int] = 700_000
+    words: ClassVar[int] = 80_000
+    characters: ClassVar[int] = 500_000
     kind: Literal["pydoc"] = "pydoc"
 
 
@@ -328,7 +328,12 @@ class Increments(GeneratedSequences):
     implementation: ClassVar[str] = "dlpipe.datasets.generated:Increments"
     tokens: ClassVar[bool] = True
     kind: Literal["increments"] = "increments"
-    digits: int = Field(3, ge=1, le=9, description="of each number, with leading zeros")
+    digits: int = Field(
+        5,
+        ge=1,
+        le=9,
+        description="of each number, with leading zeros; few make few sequences, seen in training and test",
+    )
     numbers: int = Field(8, ge=2, description="of a sequence")
 
     @model_validator(mode="after")
