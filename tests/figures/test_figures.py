@@ -351,7 +351,7 @@ def test_samples_are_drawn_over_the_variants_that_have_them() -> None:
 
 
 def test_gradients_are_drawn_against_the_distance() -> None:
-    """The mean over the seeds of two blocks; nothing where no gradient is left."""
+    """The geometric mean over the seeds of two blocks; nothing where no gradient is left."""
     norms = {"elman": [[1.0, 0.1, 0.0], [1.0, 0.3, 0.0]], "lstm": [[1.0, 0.9, 0.8], [1.0, 0.7, 0.4]]}
     variants = []
     for cell, seeds in norms.items():
@@ -363,7 +363,7 @@ def test_gradients_are_drawn_against_the_distance() -> None:
     (place,) = picture.figure.axes
     elman, lstm = place.lines
     assert elman.get_xdata().tolist() == [1, 2, 3]
-    assert elman.get_ydata()[:2].tolist() == pytest.approx([1.0, 0.2])
+    assert elman.get_ydata()[:2].tolist() == pytest.approx([1.0, math.sqrt(0.03)])
     assert math.isnan(elman.get_ydata()[2])
-    assert lstm.get_ydata().tolist() == pytest.approx([1.0, 0.8, 0.6])
+    assert lstm.get_ydata().tolist() == pytest.approx([1.0, math.sqrt(0.63), math.sqrt(0.32)])
     assert place.get_yscale() == "log"
