@@ -11,7 +11,9 @@ processor multiplies bfloat16, in that. It is compared with
 * `learnergy` and `rbms`, where they are installed (`pip install learnergy rbms`): one epoch of learnergy's `fit`, and
   the body of the loop of rbms' `train`, not centred, without what it writes to its file after every step.
 
-The contestants take turns; a ratio is that of the fastest rounds. With other work on the machine, repeat it.
+The process is prepared as one of dlpipe's: it keeps the memory that a step frees, for all of them. The contestants take
+turns; a ratio is that of the fastest rounds. With other work on the machine, repeat it, with many short rounds
+(`--examples 1000 --rounds 40`).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from dlpipe.layers.rbm import RBM
+from dlpipe.runtime import devices
 from dlpipe.runtime.optimizers import sgd
 from dlpipe.runtime.streams import stream
 
@@ -165,7 +168,7 @@ def main() -> None:
     print(f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, {options.examples} examples")
     print("milliseconds a step, and as a multiple of ours in float32")
     for threads in options.threads:
-        torch.set_num_threads(threads)
+        devices.prepare("cpu", threads)
         for batch_size in (10, 100):
             epochs = {each.__name__: each(data, batch_size) for each in contestants()}
             with threadpool_limits(threads):
