@@ -17,7 +17,18 @@ def load() -> None:
     from importlib.metadata import entry_points  # pydantic has imported it already; the scan takes about 5 ms
 
     # The kinds of dlpipe come first, so that a clash of names is the plugin's.
-    from dlpipe.spec import datasets, figures, layers, measures, models, optimizers, schedules, sequences, tasks  # noqa: F401
+    from dlpipe.spec import (  # noqa: F401
+        datasets,
+        figures,
+        layers,
+        measures,
+        models,
+        optimizers,
+        recurrent,
+        schedules,
+        sequences,
+        tasks,
+    )
 
     problems = []
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
