@@ -37,8 +37,8 @@ TIME_MARGIN = 3.0
 MINUTES_TO_START = 10
 """Imports over a slow file system, a full node."""
 
-PROGRAM_MB = {"fetch": 400, "prepare": 600, "pretrain": 1500, "finetune": 1500, "evaluate": 1500, "plot": 800}
-"""What the imports take, torch's on a machine with CUDA among them."""
+PROGRAM_MB = {"fetch": 400, "prepare": 1500, "pretrain": 1500, "finetune": 1500, "evaluate": 1500, "plot": 800}
+"""What the imports take, torch's on a machine with CUDA among them; `prepare` imports it, with torchtext, for text."""
 DATA_COPIES = 3
 """Raw bytes, float32, what the layers below make of it, batches: in units of the float32 examples."""
 PARAMETER_COPIES = 8
@@ -130,7 +130,7 @@ def _measuring(stage: Stage, parameters: int, features: int, find: Callable[[str
     """Operations of one seed that the measures take, of the model of so many parameters or of the lowest layer."""
     declared = [_component("measure", each, MeasureSpec) for each in stage.spec.get("measures", ())]
     measures = [measure for measure in declared if not measure.of_history]
-    if measures and not _model(stage).generative:
+    if measures and not _model(stage).measured:
         lowest = find(stage.inputs["layers"][0]).spec
         parameters = _component("layer", lowest["layer"], LayerSpec).parameters(features, int(lowest["units"]))
     return float(sum(measure.flops(parameters) for measure in measures))
