@@ -79,6 +79,12 @@ class Rbm(LayerSpec):
         0.0, description="desired mean activity of a hidden unit; without effect at cost 0"
     )
     sparsity_cost: NonNegativeFloat = Field(0.0, description="weight of the sparsity term (Hinton 2010, section 11)")
+    doubled: Literal["none", "up", "down"] = Field(
+        "none",
+        description="which input counts twice, for a layer of a dbm (Salakhutdinov and Hinton 2009): up, that of the "
+        "hidden units, in the lowest layer; down, that of the visible units, in the top one",
+        exclude_if=lambda doubled: doubled == "none",
+    )
 
     @model_validator(mode="after")
     def _hidden_units_fit(self) -> Rbm:
@@ -99,6 +105,16 @@ class Rbm(LayerSpec):
     def _fast_weights_drive_chains(self) -> Rbm:
         if self.fast_rate and not self.persistent:
             raise misuse("fast weights drive persistent chains: set persistent to true", "fast_rate")
+        return self
+
+    @model_validator(mode="after")
+    def _doubled_by_contrastive_divergence(self) -> Rbm:
+        if self.doubled != "none" and (self.persistent or self.centred):
+            raise misuse(
+                "a doubled RBM is trained by plain contrastive divergence, neither persistent nor centred: it is no "
+                "density of its own",
+                "doubled",
+            )
         return self
 
     @property

@@ -118,6 +118,8 @@ def _no_probabilities(
 ) -> str | None:
     if not isinstance(subject, Rbm):
         return f"{measure.kind} is a measure of an RBM; what is measured here is of kind {subject.slug}"
+    if subject.doubled != "none":
+        return f"{measure.kind} is of a density; a doubled RBM is none before it is part of a dbm"
     if subject.visible_units == "bernoulli" and dataset.scaling != "binary":
         return "binary units give shades of grey no probability: set dataset.scaling to binary"
     return None

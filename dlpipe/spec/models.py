@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeGuard
 
 from pydantic import Field, model_validator
 
@@ -175,13 +175,65 @@ class Dbn(ModelSpec):
             return "the top of a dbn is pretrained as a label_rbm, or set model.labels to false"
         if isinstance(layer, LabelRbm) and not (top and self.labels):
             return "a label_rbm is for the top of a dbn with labels"
-        if isinstance(layer, Rbm) and layer.visible_units == layer.hidden_units == "bernoulli":
-            return None
-        return None if isinstance(layer, LabelRbm) else "a dbn is a stack of RBMs with binary units on both sides"
+        if isinstance(layer, Rbm) and layer.doubled != "none":
+            return "doubled is for the layers of a dbm: those of a dbn are plain"
+        return None if isinstance(layer, LabelRbm) or _is_binary(layer) else f"a dbn is a stack of {BINARY_RBMS}"
 
     def parameters(self, inputs: int, outputs: int) -> int:
         *below, top = [n * m for n, m in pairwise((inputs, *self.units))]
         return 2 * sum(below) + top + outputs * self.units[-1] * self.labels
+
+
+class Dbm(ModelSpec):
+    """Deep Boltzmann machine: layers of binary units, joined in both directions (Salakhutdinov and Hinton 2009). Its
+    own task, `generative`, is joint training; for `classification` it is a network that sees its mean field too."""
+
+    implementation: ClassVar[str] = "dlpipe.models.deep_boltzmann_machine:DeepBoltzmannMachine"
+    kind: Literal["dbm"] = "dbm"
+    generative: ClassVar[bool] = True
+    units: Annotated[tuple[PositiveInt, ...], Many] = Field(
+        min_length=1, description="hidden units, from the layer above the input upwards"
+    )
+    mean_field_steps: PositiveInt = Field(10, description="updates of every layer's means, after a first pass upwards")
+    gibbs_steps: PositiveInt = Field(5, description="of the persistent chains, an update of joint training")
+    chains: PositiveInt = Field(100, description="number of persistent chains")
+
+    @property
+    def slug(self) -> str:
+        return "dbm" + "-".join(map(str, self.units))
+
+    @property
+    def layer_units(self) -> tuple[int, ...]:
+        return self.units
+
+    def unfit(self, task: TaskSpec) -> str | None:
+        if isinstance(task, Generative | Classification):
+            return None
+        return f"the task of a dbm is of kind generative or classification, not {task.slug}"
+
+    def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
+        if not _is_binary(layer):
+            return f"a dbm is composed of {BINARY_RBMS}"
+        lowest, top = position == 0, position == len(self.units) - 1
+        wanted = "none" if lowest == top else "up" if lowest else "down"
+        if layer.doubled == wanted:
+            return None
+        return (
+            f"doubled is {layer.doubled} and must be {wanted}: of the layers of a dbm it is up in the lowest, down in "
+            "the top one, none in any other"
+        )
+
+    def parameters(self, inputs: int, outputs: int) -> int:
+        """Those of the machine, and a network's of the same size."""
+        lowest, *above = [n * m for n, m in pairwise((inputs, *self.units))]
+        return 2 * lowest + 3 * sum(above) + outputs * self.units[-1]
+
+
+BINARY_RBMS = "RBMs with binary units on both sides"
+
+
+def _is_binary(layer: LayerSpec) -> TypeGuard[Rbm]:
+    return isinstance(layer, Rbm) and layer.visible_units == layer.hidden_units == "bernoulli"
 
 
 class ConvolutionalSpec(ModelSpec):

@@ -91,6 +91,8 @@ TRACES = {
     ),
     "rbm-linear": Trace({"kind": "rbm", "hidden_units": "gaussian"}, {"kind": "sgd"}, CONSTANT),
     "rbm-rectified": Trace({"kind": "rbm", "hidden_units": "relu"}, {"kind": "sgd"}, CONSTANT),
+    "rbm-doubled-up": Trace({"kind": "rbm", "doubled": "up"}, MOMENTUM, CONSTANT),
+    "rbm-doubled-down": Trace({"kind": "rbm", "doubled": "down", "cd_steps": 2}, MOMENTUM, CONSTANT),
     "label-rbm": Trace({"kind": "label_rbm", "cd_steps": 2}, MOMENTUM, CONSTANT),
     "autoencoder-tied": Trace({"kind": "autoencoder", "corruption": 0.25}, MOMENTUM, CONSTANT),
     "autoencoder-untied": Trace(
@@ -145,6 +147,8 @@ TRACES = {
         {"kind": "deep_autoencoder", "units": [8, 6], "code": 2}, {"kind": "adam"}, CONSTANT, {"kind": "reconstruction"}
     ),
     "dbn-up-down": Trace({"kind": "dbn", "units": [8, 6]}, MOMENTUM, CONSTANT, {"kind": "generative"}),
+    "dbm-joint": Trace({"kind": "dbm", "units": [8, 6, 5], "chains": 20}, MOMENTUM, CONSTANT, {"kind": "generative"}),
+    "dbm-classifier": Trace({"kind": "dbm", "units": [8, 6]}, MOMENTUM, CONSTANT),
     "convolutional-autoencoder": Trace(
         {"kind": "convolutional_autoencoder", "channels": [6, 2], "kernel": 3},
         {"kind": "adam"},
