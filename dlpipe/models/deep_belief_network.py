@@ -199,8 +199,11 @@ class DeepBeliefNetwork(nn.Module):
     # The variational bound: log p(v) >= the mean of unnormalised_bound(v) - log Z of the normaliser
 
     @torch.no_grad()
-    def unnormalised_bound(self, v: Tensor, generator: torch.Generator) -> Tensor:
-        """An unbiased estimate of the bound without its -log Z, in nats, by one sample of q: [B, inputs] -> [B]."""
+    def unnormalised_bound(self, v: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """An unbiased estimate of the bound without its -log Z, in nats, by samples of q: [B, inputs] -> [B]."""
+        return torch.stack([self._bound_by_a_sample(v, generator) for _ in range(samples)]).mean(dim=0)
+
+    def _bound_by_a_sample(self, v: Tensor, generator: torch.Generator) -> Tensor:
         bound = v.new_zeros(len(v))
         for W, b, V, c in zip(
             self.recognition, self.recognition_biases, self.generative, self.generative_biases, strict=True
@@ -219,13 +222,9 @@ class DeepBeliefNetwork(nn.Module):
         return self.memory
 
     def normaliser_means(self, v: Tensor) -> Tensor:
-        """What the data are to its visible side: the means that are passed up and any label alike, [B, visible]."""
-        below = self.means(v)
-        return (
-            torch.cat((below, below.new_full((len(v), self.classes), 1 / self.classes)), dim=1)
-            if self.classes
-            else below
-        )
+        """What examples are to its visible side: the means that are passed up and any label alike, [B, visible]."""
+        labels = v.new_full((len(v), self.classes), 1 / max(self.classes, 1))
+        return torch.cat((self.means(v), labels), dim=1)
 
     # The model as a source of examples
 

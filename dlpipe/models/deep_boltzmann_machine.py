@@ -182,8 +182,8 @@ class DeepBoltzmannMachine(nn.Module):
     # The variational bound: log p(v) >= unnormalised_bound(v) - log Z of the normaliser
 
     @torch.no_grad()
-    def unnormalised_bound(self, v: Tensor, generator: torch.Generator) -> Tensor:
-        """-E(v, q) + H(q) in nats: [B, inputs] -> [B]. Draws nothing: `generator` is for models that do."""
+    def unnormalised_bound(self, v: Tensor, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """-E(v, q) + H(q) in nats: [B, inputs] -> [B]. Exact: samples are for models that draw them."""
         q = self.mean_field(v)
         return -self.energy(q) + sum((entr(each) + entr(1 - each)).sum(dim=-1) for each in q[1:])
 
@@ -192,7 +192,7 @@ class DeepBoltzmannMachine(nn.Module):
         return self.bipartite()
 
     def normaliser_means(self, v: Tensor) -> Tensor:
-        """What the data are to its visible side: v and the means of the other even layers, [B, visible]."""
+        """What examples are to its visible side: v and the means of the other even layers, [B, visible]."""
         return torch.cat(self.mean_field(v)[0::2], dim=-1)
 
     # Learning
@@ -244,7 +244,7 @@ class DeepBoltzmannMachine(nn.Module):
         """Means over the examples: squared error of v's means given q_1, and the unnormalised bound in nats, negative:
         the variational free energy, which is never below -log p*(v)."""
         q = self.mean_field(inputs)
-        bound = self.unnormalised_bound(inputs, torch.Generator())
+        bound = self.unnormalised_bound(inputs)
         return {
             "reconstruction_error": squared_error(self._mean(0, q), inputs),
             "variational_free_energy": -bound.mean(),

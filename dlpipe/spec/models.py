@@ -17,6 +17,8 @@ class ModelSpec(Component):
     family: ClassVar[str] = "model"
     generative: ClassVar[bool] = False
     """Whether it is a model of its inputs, with an objective of its own: what the task `generative` trains."""
+    bounded: ClassVar[bool] = False
+    """Whether its log-likelihood has a variational bound with the log Z of an RBM."""
     takes_pictures: ClassVar[bool] = False
     """Whether the model is told the `shape` of an input, (height, width, colours), besides its number of features."""
 
@@ -41,6 +43,10 @@ class ModelSpec(Component):
         if isinstance(task, DensityTask):
             return f"{task.slug} trains an energy: the model must be of kind energy, not {self.kind}"  # type: ignore[attr-defined]
         return None
+
+    def sees_labels(self, task: TaskSpec) -> bool:
+        """Whether it is trained on labelled examples alone, with such a task, and not on all without labels."""
+        return True
 
     def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
         """Why it cannot be unrolled from such a layer at `position`; None if it can."""
@@ -146,6 +152,7 @@ class Dbn(ModelSpec):
     implementation: ClassVar[str] = "dlpipe.models.deep_belief_network:DeepBeliefNetwork"
     kind: Literal["dbn"] = "dbn"
     generative: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     units: Annotated[tuple[PositiveInt, ...], Many] = Field(
         min_length=1, description="hidden units, from the layer above the input up to the top RBM's"
     )
@@ -169,6 +176,9 @@ class Dbn(ModelSpec):
             return "a dbn without labels classifies nothing: set model.labels, or take the task generative"
         return f"the task of a dbn is of kind generative or classification, not {task.slug}"
 
+    def sees_labels(self, task: TaskSpec) -> bool:
+        return self.labels
+
     def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
         top = position == len(self.units) - 1
         if top and self.labels and not isinstance(layer, LabelRbm):
@@ -191,6 +201,7 @@ class Dbm(ModelSpec):
     implementation: ClassVar[str] = "dlpipe.models.deep_boltzmann_machine:DeepBoltzmannMachine"
     kind: Literal["dbm"] = "dbm"
     generative: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     units: Annotated[tuple[PositiveInt, ...], Many] = Field(
         min_length=1, description="hidden units, from the layer above the input upwards"
     )
@@ -210,6 +221,9 @@ class Dbm(ModelSpec):
         if isinstance(task, Generative | Classification):
             return None
         return f"the task of a dbm is of kind generative or classification, not {task.slug}"
+
+    def sees_labels(self, task: TaskSpec) -> bool:
+        return not isinstance(task, Generative)
 
     def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
         if not _is_binary(layer):
