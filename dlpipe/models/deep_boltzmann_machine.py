@@ -165,8 +165,12 @@ class DeepBoltzmannMachine(nn.Module):
         for W, b in zip(self.weights[:-1], self.biases[1:-1], strict=True):
             layers.append(torch.sigmoid(torch.addmm(b, layers[-1], W, alpha=2)))
         layers.append(torch.sigmoid(torch.addmm(self.biases[-1], layers[-1], self.weights[-1])))
-        for _ in range(self.mean_field_steps if len(self.weights) > 1 else 0):  # one layer is exact at once
-            for k in range(1, len(layers)):
+        if len(self.weights) == 1:  # exact at once
+            return layers
+        from_v = torch.addmm(self.biases[1], v, self.weights[0])
+        for _ in range(self.mean_field_steps):
+            layers[1] = torch.sigmoid(torch.addmm(from_v, layers[2], self.weights[1].T))
+            for k in range(2, len(layers)):
                 layers[k] = self._mean(k, layers)
         return layers
 
