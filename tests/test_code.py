@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "runtime": {"runtime", "gpus", "spec", *GROUND, "datasets"},
     "sampling": {"figures", "plan", "report", "runtime", "spec", *GROUND},
     "tasks": {"tasks", "models", "layers", "errors"},
-    "measures": {"layers", "models", "tasks"},
+    "measures": {"measures", "layers", "models", "tasks"},
     "figures": {"figures", "spec", "artifacts", "report"},
     "report": {"report", "figures", "spec", *GROUND},
     "stages": {"stages", "runtime", "tasks", "figures", "report", "models", "layers", "datasets", "spec", *GROUND},

@@ -8,7 +8,7 @@ With h_0 = v [B, inputs], h_k [B, units_k], weights W_k [units_{k-1}, units_k] a
     p(h_k = 1 | the others) = sigmoid(b_k + h_{k-1} W_k + h_{k+1} W_{k+1}')
 
 Even layers given the odd ones are independent of each other, and odd ones given the even: two steps of Gibbs sampling
-for a machine of any depth. With the even layers for one side and the odd for the other it *is* an RBM, `bipartite`,
+for a machine of any depth. With the even layers for one side and the odd for the other it *is* an RBM, `normaliser`,
 whose log Z is the machine's.
 
 What lies behind a v is approximated by independent units, means q_k, that satisfy
@@ -129,7 +129,7 @@ class DeepBoltzmannMachine(nn.Module):
         return total
 
     @torch.no_grad()
-    def bipartite(self) -> RBM:
+    def normaliser(self) -> RBM:
         """The machine as an RBM: its visible side all even layers, its hidden side all odd ones, in their order."""
         even, odd = self.sizes[0::2], self.sizes[1::2]
         rbm = RBM(sum(even), sum(odd)).to(self.weights[0])
@@ -147,7 +147,7 @@ class DeepBoltzmannMachine(nn.Module):
 
         By enumeration of the even hidden layers, and of either side for log Z: not of more than 20 units each time.
         """
-        rbm, hidden = self.bipartite(), sum(self.sizes[2::2])
+        rbm, hidden = self.normaliser(), sum(self.sizes[2::2])
         if hidden > ENUMERABLE:
             raise ValueError(f"{hidden} units in even hidden layers are too many to enumerate, more than {ENUMERABLE}")
         log_weights = [
@@ -190,10 +190,6 @@ class DeepBoltzmannMachine(nn.Module):
         """-E(v, q) + H(q) in nats: [B, inputs] -> [B]. Exact: samples are for models that draw them."""
         q = self.mean_field(v)
         return -self.energy(q) + sum((entr(each) + entr(1 - each)).sum(dim=-1) for each in q[1:])
-
-    def normaliser(self) -> RBM:
-        """The RBM whose log Z is the machine's."""
-        return self.bipartite()
 
     def normaliser_means(self, v: Tensor) -> Tensor:
         """What examples are to its visible side: v and the means of the other even layers, [B, visible]."""

@@ -178,7 +178,7 @@ def test_a_step_is_the_gradient_of_the_bound_and_of_the_chains_free_energy(units
     with torch.no_grad():
         particles = model._negative_phase(generator(5))
     even = torch.cat(particles[0::2], dim=1)
-    rbm = model.bipartite()
+    rbm = model.normaliser()
     free_energy = rbm.free_energy(even).mean()
     free_energy.backward()  # type: ignore[no-untyped-call]
     wanted = [*model.weights, *model.biases]
