@@ -213,7 +213,7 @@ class _Chain:
         height = "" if position == 0 else f"-layer{position + 1}"
         spec = {"layer": recipe.layer.model_dump(mode="json"), "units": units, "training": training_fields(recipe)}
         if recipe.layer.sees_labels:
-            spec["labelled"] = self.dataset.labelled
+            spec["labelled"] = self.dataset.labels_seen
         return self._add(
             "pretrain",
             f"{self.dataset.slug}-{recipe.layer.slug}{units}{height}",
@@ -239,7 +239,7 @@ class _Chain:
                 "select": phase.select.model_dump(mode="json") if phase.select else None,
             },
             "model": self.experiment.model.model_dump(mode="json"),
-            "labelled": self.dataset.labelled if self.experiment.model.sees_labels(phase.task) else None,
+            "labelled": self.dataset.labels_seen if self.experiment.model.sees_labels(phase.task) else None,
         }
         inputs: dict[str, Any] = {"data": self.data, "layers": [] if position else list(self.layers)}
         start = self.phases[-1] if position else self._from()
@@ -277,7 +277,7 @@ class _Chain:
         spec: dict[str, Any] = {
             "task": last.task.model_dump(mode="json"),
             "model": self.experiment.model.model_dump(mode="json"),
-            "labelled": self.dataset.labelled,
+            "labelled": self.dataset.labels_seen,
         }
         measures = self.experiment.measures
         if measures:  # only then, so that without them the digest is what it was before there were any

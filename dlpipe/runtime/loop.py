@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dlpipe.errors import StepError
 from dlpipe.progress import Told, track
+from dlpipe.runtime.batches import Batches
 from dlpipe.runtime.checkpoints import Checkpoints, Snapshot
 from dlpipe.runtime.history import lower_is_better
 from dlpipe.runtime.optimizers import Optimizer
@@ -63,8 +64,8 @@ class Job:
     step: Step
     validate: Validate
     """Metrics of the validation examples; empty where there are none."""
-    data: tuple[Tensor, ...]
-    """Training examples, tensors with one first dimension, all on one device."""
+    batches: Batches
+    """Of the training examples."""
     stage: str
     phase: str
     seed: int
@@ -72,6 +73,9 @@ class Job:
     """Another one draws other random numbers."""
     setting: int = 0
     """Position in a grid of settings; all draw the same random numbers."""
+    carried: list[Tensor] = field(default_factory=list)
+    """What the step hands on to the next one of the same epoch, such as the state of a recurrent network; the step puts
+    it here, and finds it empty when an epoch begins."""
 
     @property
     def unit(self) -> str:
@@ -95,7 +99,7 @@ class State:
     stopped: bool = False
     sums: dict[str, float] = field(default_factory=dict)
     seen: int = 0
-    """Examples since the last validation, over which `sums` run."""
+    """Examples, or steps of sequences, since the last validation, over which `sums` run."""
     validations: list[tuple[int, float, dict[str, float]]] = field(default_factory=list)
     best: int | None = None
     """Position in `validations` of the best one, under early stopping."""
@@ -154,8 +158,9 @@ class _Loop:
         self.job, self.training, self.checkpoints, self.stopping = job, training, checkpoints, stopping
         self.leave = leave
         self.ranks, self.particles = ranks, Particles(job.module, ranks)
-        self.examples, self.batch_size = ranks.most(len(job.data[0])), ranks.even("batch_size", training.batch_size)
-        self.device = job.data[0].device
+        self.batch_size = ranks.even("batch_size", training.batch_size)
+        self.examples = job.batches.examples(self.batch_size, ranks)
+        self.device = job.batches.device
         self.steps_per_epoch = -(-self.examples // self.batch_size)
         self.total = self._steps(training.duration)
         self.validate_every = self._steps(training.validate_every)
@@ -169,7 +174,7 @@ class _Loop:
         self.state = State()
         self.best: dict[str, Tensor] = {}
         self.recent: list[tuple[int, Scalars]] = []
-        """Batch size and scalars of the steps since the last look."""
+        """Weight of the batch and scalars of the steps since the last look."""
         self.factor = 1.0
         self.started = time.monotonic()
         self.gradient_norm = torch.zeros(())
@@ -190,12 +195,14 @@ class _Loop:
             progress(state.step)
             # A divergence ends the training of all ranks at once; their clocks are not one.
             look_by_clock = self.training.on_divergence == "fail" or self.ranks.world == 1
-            batches: tuple[Tensor, ...] = ()
+            batches: Sequence[Any] = ()
             while state.step < self.total and not state.stopped:
                 self._stop_or_save()
                 epoch, position = divmod(state.step, self.steps_per_epoch)
+                if position == 0:
+                    self.job.carried.clear()
                 if not batches or position == 0:
-                    batches = self._order(epoch)
+                    batches = self._batches(epoch)
                 self._one_step(batches[position])
                 if state.step % LOOK_EVERY == 0 or (look_by_clock and progress.due()):
                     progress(state.step, **self._look())
@@ -220,24 +227,23 @@ class _Loop:
         validations = [*self.state.validations, (step, step / self.steps_per_epoch, {DIVERGED: 1.0})]
         return Outcome(validations, len(validations) - 1, time.monotonic() - self.started)
 
-    def _order(self, epoch: int) -> tuple[Tensor, ...]:
-        """This rank's share of the epoch's batches: a permutation drawn on the CPU, the same for every device."""
-        generator = stream(self.job.seed, f"{self.job.phase}/order", self.job.restart, epoch)
-        order = torch.randperm(len(self.job.data[0]), generator=generator)[: self.examples].to(self.device)
-        return tuple(self.ranks.share(batch) for batch in order.split(self.batch_size))
+    def _batches(self, epoch: int) -> Sequence[Any]:
+        """This rank's share of the epoch's batches."""
+        order = stream(self.job.seed, f"{self.job.phase}/order", self.job.restart, epoch)
+        return self.job.batches.epoch(self.batch_size, self.ranks, order)
 
-    def _one_step(self, indices: Tensor) -> None:
+    def _one_step(self, which: Any) -> None:
         job, state = self.job, self.state
-        batch = [tensor.index_select(0, indices) for tensor in job.data]
+        batch, weight = job.batches.take(which)
         generator = stream(job.seed, f"{job.phase}/step", job.restart, state.step, device=self.device)
-        with self._precision(), self.ranks.noise(len(indices), *self.particles.shares):
+        with self._precision(), self.ranks.noise(len(batch[0]), *self.particles.shares):
             scalars = job.step(*batch, generator)
         scalars = self.ranks.average(self.parameters.values(), scalars, self.averaged)
         if self.training.clip_norm is not None:
             self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.training.clip_norm)
         self.factor = self.schedule(state.step, self.total, self.losses)
         self.optimizer.step(self.factor, state.step)
-        self.recent.append((len(indices) * self.ranks.world, scalars))
+        self.recent.append((weight * self.ranks.world, scalars))
         state.step += 1
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -338,6 +344,7 @@ class _Loop:
         }
         tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self.particles.whole(self.best).items()}
+        tensors |= {f"carried/{number}": tensor for number, tensor in enumerate(self.job.carried)}
         return Snapshot(tensors, {"finished": False, "state": asdict(self.state)})
 
     def _restore(self, saved: Snapshot) -> None:
@@ -346,6 +353,8 @@ class _Loop:
         self.optimizer.load_state(part(saved.tensors, "optimizer"))
         best = {name: tensor.to(self.device) for name, tensor in part(saved.tensors, "best").items()}
         self.best = self.particles.own(best)
+        carried = part(saved.tensors, "carried")
+        self.job.carried[:] = (carried[str(number)].to(self.device, copy=True) for number in range(len(carried)))
         self.state = State(**saved.values["state"])
 
 

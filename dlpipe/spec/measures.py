@@ -1,5 +1,5 @@
-"""What `evaluate` measures besides the task's metrics: of a generative model, else of the lowest pretrained layer; and
-of the history of training."""
+"""What `evaluate` measures besides the task's metrics: of a generative or recurrent model, else of the lowest
+pretrained layer; and of the history of training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dlpipe.spec.base import Component, OneOrMany, PositiveInt, misuse
-from dlpipe.spec.datasets import DatasetSpec
+from dlpipe.spec.datasets import DatasetSpec, ExampleSet
 from dlpipe.spec.layers import LayerSpec, Rbm
 from dlpipe.spec.models import ModelSpec
 
@@ -84,7 +84,7 @@ class VariationalBound(Annealing):
     def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
         if not (isinstance(subject, ModelSpec) and subject.bounded):
             return f"variational_bound is a measure of a dbn or a dbm; what is measured here is of kind {subject.slug}"
-        return None if dataset.scaling == "binary" else GREY
+        return GREY if _is_grey(dataset) else None
 
 
 class PseudoLikelihood(MeasureSpec):
@@ -116,12 +116,34 @@ class Fantasies(MeasureSpec):
     gibbs_steps: PositiveInt = Field(1_000, description="from where the chains begin")
 
     def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
-        if isinstance(subject, ModelSpec) or subject.samples:  # a model is asked only if it is generative
+        if subject.generative if isinstance(subject, ModelSpec) else subject.samples:
             return None
         return f"fantasies are drawn from a model of the data; what is measured here is of kind {subject.slug}"
 
     def flops(self, parameters: int) -> float:
         return 4.0 * parameters * self.count * self.gibbs_steps
+
+
+class GradientByDistance(MeasureSpec):
+    """How far back a gradient reaches in a recurrent network, for the figure `gradients`: the norm of that of the last
+    output by the state so many steps before (Bengio et al. 1994, Pascanu et al. 2013)."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.gradients:GradientByDistance"
+    kind: Literal["gradient_by_distance"] = "gradient_by_distance"
+    steps: PositiveInt = Field(
+        100, ge=2, description="of a window of the test split; as many as the longest sequence has, if that is shorter"
+    )
+    windows: PositiveInt = Field(20, description="over which the norms are averaged, evenly spaced")
+
+    def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
+        if not (isinstance(subject, ModelSpec) and subject.sequential):
+            return f"gradient_by_distance is a measure of a recurrent model, not of a {subject.slug}"
+        if getattr(subject, "directions", "one") != "one":
+            return "gradient_by_distance goes back from the last output: the model must read in one direction"
+        return None
+
+    def flops(self, parameters: int) -> float:
+        return 6.0 * parameters * self.steps * self.windows
 
 
 class StepsUntil(MeasureSpec):
@@ -142,4 +164,8 @@ def _no_probabilities(
         return f"{measure.kind} is a measure of an RBM; what is measured here is of kind {subject.slug}"
     if subject.doubled != "none":
         return f"{measure.kind} is of a density; a doubled RBM is none before it is part of a dbm"
-    return GREY if subject.visible_units == "bernoulli" and dataset.scaling != "binary" else None
+    return GREY if subject.visible_units == "bernoulli" and _is_grey(dataset) else None
+
+
+def _is_grey(dataset: DatasetSpec) -> bool:
+    return isinstance(dataset, ExampleSet) and dataset.scaling != "binary"

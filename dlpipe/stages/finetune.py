@@ -10,17 +10,29 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.progress import say
+from dlpipe.runtime.batches import Batches, Bucketed, Shuffled, Stream
 from dlpipe.runtime.block import Block, block
-from dlpipe.runtime.data import Layers, Split, Stack, build_model, component, declared_task, read_split, read_weights
+from dlpipe.runtime.data import (
+    Layers,
+    SequenceSplit,
+    Split,
+    Stack,
+    build_model,
+    component,
+    declared_task,
+    read_any,
+    read_weights,
+)
 from dlpipe.runtime.history import lower_is_better, to_csv
 from dlpipe.runtime.loop import Job, Outcome, TrainingError, from_cleared
 from dlpipe.runtime.ranks import join
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.selection import Select, with_settings
 from dlpipe.spec.training import TrainingSpec
-from dlpipe.tasks.base import Task
 from dlpipe.tasks.generative import Generative
 
 
@@ -59,8 +71,8 @@ def run(
     position = 1 if start.model is None else int(start.model.extra["position"]) + 1
     select = Select.model_validate(stage.spec["phase"]["select"] or {"best_of": 1})
     with block(stage, store, ranks, device=device, threads=threads, deadline=deadline, tries=select.tries) as work:
-        train = read_split(data, "train", work.device).first(stage.spec["labelled"])
-        valid = read_split(data, "valid", work.device)
+        train = read_any(data, "train", work.device).first(stage.spec["labelled"])
+        valid = read_any(data, "valid", work.device)
         record: list[tuple[Any, ...]] = []
         chosen: dict[str, dict[str, Any]] = {}
         for seed in stage.seeds:
@@ -96,8 +108,8 @@ def _try(work: Block, select: Select, jobs: Callable[..., Job], number: int) -> 
 def _job(
     work: Block,
     start: Start,
-    train: Split,
-    valid: Split,
+    train: Split | SequenceSplit,
+    valid: Split | SequenceSplit,
     phase: str,
     seed: int,
     *,
@@ -105,7 +117,7 @@ def _job(
     setting: int = 0,
 ) -> Job:
     """The model with its initial parameters, and its task on the labelled and the validation examples."""
-    task: Task = declared_task(work.stage.spec["phase"]["task"])
+    task: Any = declared_task(work.stage.spec["phase"]["task"])
     spec: Any = component("model", work.stage.spec["model"])
     if hasattr(task, "see"):
         task.see(train.inputs)
@@ -122,12 +134,30 @@ def _job(
         _train_only(model, "discriminative", "this task", "what its outputs depend on")
 
     def validate() -> dict[str, float]:
-        return dict(task.validate(model, valid.inputs, valid.targets)) if len(valid) else {}
+        return dict(task.validate(model, *valid.whole)) if len(valid) else {}
 
-    step = from_cleared(model, partial(task.step, model))
-    data = (train.inputs, train.targets)
-    name = work.stage.id
-    return Job(model, step, validate, data, stage=name, phase=phase, seed=seed, restart=restart, setting=setting)
+    batches = _batches(train, task)
+    carried: list[Tensor] = []
+    backward = partial(task.step, model, carried=carried) if isinstance(batches, Stream) else partial(task.step, model)
+    return Job(
+        model,
+        from_cleared(model, backward),
+        validate,
+        batches,
+        stage=work.stage.id,
+        phase=phase,
+        seed=seed,
+        restart=restart,
+        setting=setting,
+        carried=carried,
+    )
+
+
+def _batches(train: Split | SequenceSplit, task: Any) -> Batches:
+    """A task with windows to unroll reads a stream."""
+    if isinstance(train, Split):
+        return Shuffled(train.whole)
+    return Stream(train.inputs, task.unroll) if hasattr(task, "unroll") else Bucketed(train)
 
 
 def _outcome(work: Block, job: Job, training: Mapping[str, Any]) -> Outcome:

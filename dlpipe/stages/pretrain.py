@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from dlpipe.artifacts import Artifact, Stage, Store
+from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.block import Block, block
 from dlpipe.runtime.data import Layers, Split, build_layer, component, read_split
 from dlpipe.runtime.loop import Job
@@ -54,5 +55,5 @@ def _job(work: Block, below: Layers, seed: int, train: Split, valid: Split) -> J
     def validate() -> dict[str, float]:
         return means(layer.validate, *held_out) if held_out else {}
 
-    data = examples(inputs, train)
-    return Job(layer, layer.step, validate, data, stage=work.stage.id, phase=phase, seed=seed)
+    batches = Shuffled(examples(inputs, train))
+    return Job(layer, layer.step, validate, batches, stage=work.stage.id, phase=phase, seed=seed)
