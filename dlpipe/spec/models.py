@@ -19,6 +19,8 @@ class ModelSpec(Component):
     """Whether it is a model of its inputs, with an objective of its own: what the task `generative` trains."""
     takes_pictures: ClassVar[bool] = False
     """Whether the model is told the `shape` of an input, (height, width, colours), besides its number of features."""
+    batches_seeds: ClassVar[bool] = False
+    """Whether a step serves several seeds at once, whose tensors then have the seeds for a first dimension."""
 
     @property
     def slug(self) -> str:
@@ -59,6 +61,7 @@ class Mlp(ModelSpec):
     """Multilayer perceptron. No hidden layer at all (`units: []`) is logistic regression."""
 
     implementation: ClassVar[str] = "dlpipe.models.mlp:MLP"
+    batches_seeds: ClassVar[bool] = True
     kind: Literal["mlp"] = "mlp"
     units: Annotated[tuple[PositiveInt, ...], Many] = Field(
         description="hidden units, from the layer above the input upwards"
