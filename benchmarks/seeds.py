@@ -89,8 +89,9 @@ def measure(kind: str, size: tuple[int, int, int, int], seeds: int, rounds: int,
     )
     scale = 1e6 / steps / seeds
     return (
-        f"{kind:4s} {inputs:4d}-{hidden:<4d} batch {batch:3d} {devices.describe(device):22s} alone {alone * scale:7.1f} "
-        f"together {together * scale:7.1f} us  ratio {alone / together:5.2f}  apart {apart:.0e}"
+        f"{kind:4s} {inputs:4d}-{hidden:<4d} batch {batch:3d} {devices.describe(device):20s} "
+        f"alone {alone * scale:7.1f} together {together * scale:7.1f} us  "
+        f"ratio {alone / together:5.2f}  apart {apart:.0e}"
     )
 
 
