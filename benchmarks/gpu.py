@@ -19,6 +19,7 @@ import torch
 from dlpipe.layers.rbm import RBM
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime import devices
+from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.loop import Job, from_cleared, train
 from dlpipe.spec.training import TrainingSpec
 from dlpipe.tasks.classification import Classification
@@ -35,12 +36,12 @@ def job(kind: str, device: torch.device) -> Job:
         layer = RBM(VISIBLE, HIDDEN)
         layer.initialise(examples.mean(dim=0), generator)
         layer.to(device)
-        return Job(layer, layer.step, dict, (examples.to(device),), stage="benchmark", phase="p", seed=0)
+        return Job(layer, layer.step, dict, Shuffled((examples.to(device),)), stage="benchmark", phase="p", seed=0)
     model = MLP(VISIBLE, CLASSES, units=[HIDDEN])
     model.initialise(generator)
     step = from_cleared(model.to(device), partial(Classification().step, model))
-    targets = torch.randint(CLASSES, (EXAMPLES,), generator=generator)
-    return Job(model, step, dict, (examples.to(device), targets.to(device)), stage="benchmark", phase="p", seed=0)
+    data = (examples.to(device), torch.randint(CLASSES, (EXAMPLES,), generator=generator).to(device))
+    return Job(model, step, dict, Shuffled(data), stage="benchmark", phase="p", seed=0)
 
 
 def seconds(kind: str, device: torch.device, precision: str, steps: int) -> float:

@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from dlpipe.datasets.idx import read_idx
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime import devices
+from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.checkpoints import Checkpoints
 from dlpipe.runtime.loop import Job, from_cleared, train
 from dlpipe.runtime.stopping import Stopping
@@ -65,7 +66,7 @@ def our_model() -> MLP:
 def ours(data: Data, batch_size: int) -> Epoch:
     model = our_model()
     step = from_cleared(model, partial(Classification().step, model))
-    job = Job(model, step, dict, data, stage="benchmark", phase="p", seed=0)
+    job = Job(model, step, dict, Shuffled(data), stage="benchmark", phase="p", seed=0)
     optimizer = {"kind": "sgd", "learning_rate": LEARNING_RATE}
     declared = {"duration": {"epochs": 1.0}, "optimizer": optimizer, "batch_size": batch_size}
     training = TrainingSpec.model_validate(declared)

@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from dlpipe.layers.rbm import RBM
 from dlpipe.runtime import devices
+from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.checkpoints import Checkpoints
 from dlpipe.runtime.loop import Job, train
 from dlpipe.runtime.ranks import Ranks, join
@@ -54,7 +55,7 @@ def loop(ranks: Ranks, steps: int) -> None:
     times: dict[str, list[float]] = {"step": [], "agree": [], "average": [], "compute": []}
     ranks.agree = timed(ranks.agree, times["agree"])  # type: ignore[method-assign]
     ranks.average = timed(ranks.average, times["average"])  # type: ignore[method-assign]
-    job = Job(layer, timed(layer.step, times["compute"]), dict, data, stage="benchmark", phase="p", seed=0)
+    job = Job(layer, timed(layer.step, times["compute"]), dict, Shuffled(data), stage="benchmark", phase="p", seed=0)
     declared = {"duration": {"steps": steps}, "optimizer": {"kind": "sgd", "learning_rate": 0.05}, "batch_size": BATCH}
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()

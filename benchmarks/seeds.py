@@ -22,6 +22,7 @@ import torch
 from dlpipe.layers.rbm import RBM
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime import devices
+from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.jobs import Job, Step
 from dlpipe.runtime.loop import from_cleared, train_together
 from dlpipe.runtime.streams import stream
@@ -45,11 +46,11 @@ def job(kind: str, inputs: int, hidden: int, seed: int, device: torch.device) ->
         layer = RBM(inputs, hidden)
         layer.initialise(x.mean(dim=0), stream(seed, "initialise"))
         layer.to(device)
-        return Job(layer, layer.step, dict, (x.to(device),), step_of=attrgetter("step"), **named)
+        return Job(layer, layer.step, dict, Shuffled((x.to(device),)), step_of=attrgetter("step"), **named)
     model = MLP(inputs, CLASSES, units=[hidden])
     model.initialise(stream(seed, "initialise"))
     model.to(device)
-    return Job(model, step_of(model), dict, (x.to(device), y.to(device)), step_of=step_of, **named)
+    return Job(model, step_of(model), dict, Shuffled((x.to(device), y.to(device))), step_of=step_of, **named)
 
 
 def step_of(model: MLP) -> Step:

@@ -7,7 +7,7 @@ prefixes of chains are one stage: a study of depths is a trie. Nothing here impo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ def _add_experiment(plan: Plan, loaded: LoadedExperiment) -> None:
         name=f"{loaded.name}-{loaded.scale}" if loaded.scale else loaded.name,
         spec={
             "experiment": loaded.name,
-            "axes": axis_levels(planned),
+            "axes": list(loaded.axes.items()),  # a list: JSON objects are written by the alphabet
             "figures": [figure.model_dump(mode="json") for figure in experiment.figures],
             "variants": [{"levels": dict(v.levels), "metrics": list(v.metrics)} for v in planned],
         },
@@ -153,17 +153,6 @@ def _add_experiment(plan: Plan, loaded: LoadedExperiment) -> None:
     )
     plan.add(figures)
     plan.experiments.append(PlannedExperiment(loaded, tuple(planned), figures.id))
-
-
-def axis_levels(variants: Iterable[PlannedVariant]) -> dict[str, list[str]]:
-    """Axis to its levels, in the order of the file."""
-    axes: dict[str, list[str]] = {}
-    for variant in variants:
-        for axis, level in variant.levels.items():
-            levels = axes.setdefault(axis, [])
-            if level not in levels:
-                levels.append(level)
-    return axes
 
 
 def seed_blocks(seeds: Sequence[int], per_job: int | None) -> list[tuple[int, ...]]:
@@ -224,7 +213,7 @@ class _Chain:
         height = "" if position == 0 else f"-layer{position + 1}"
         spec = {"layer": recipe.layer.model_dump(mode="json"), "units": units, "training": training_fields(recipe)}
         if recipe.layer.sees_labels:
-            spec["labelled"] = self.dataset.labelled
+            spec["labelled"] = self.dataset.labels_seen
         return self._add(
             "pretrain",
             f"{self.dataset.slug}-{recipe.layer.slug}{units}{height}",
@@ -250,7 +239,7 @@ class _Chain:
                 "select": phase.select.model_dump(mode="json") if phase.select else None,
             },
             "model": self.experiment.model.model_dump(mode="json"),
-            "labelled": self.dataset.labelled,
+            "labelled": self.dataset.labels_seen,
         }
         inputs: dict[str, Any] = {"data": self.data, "layers": [] if position else list(self.layers)}
         start = self.phases[-1] if position else self._from()
@@ -288,7 +277,7 @@ class _Chain:
         spec: dict[str, Any] = {
             "task": last.task.model_dump(mode="json"),
             "model": self.experiment.model.model_dump(mode="json"),
-            "labelled": self.dataset.labelled,
+            "labelled": self.dataset.labels_seen,
         }
         measures = self.experiment.measures
         if measures:  # only then, so that without them the digest is what it was before there were any

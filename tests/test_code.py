@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "gpus": {"errors", "progress"},
     "running": {"artifacts", "files", "locks", "progress"},
     "status": {"changes", "running", "artifacts", "errors", "locks"},
-    "models": {"layers"},
+    "models": {"models", "layers"},
     "layers": {"layers"},
     "datasets": {"datasets", "spec", *GROUND},
     "plan": {"resources", "spec", *GROUND},

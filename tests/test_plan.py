@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dlpipe.artifacts import Store
+from dlpipe.artifacts import Store, read_stage, write_stages
 from dlpipe.changes import History, explain
 from dlpipe.plan import Plan, seed_blocks
 from dlpipe.spec.layers import Autoencoder, Rbm
@@ -66,6 +66,18 @@ def test_inputs_stand_before_the_stages_that_read_them(tmp_path):
 )
 def test_nothing_reruns_for(tmp_path, text):
     assert ids(plan_of(tmp_path, text)) == ids(plan_of(tmp_path))
+
+
+def test_figures_see_axes_and_levels_in_the_order_of_the_file(tmp_path):
+    rate = "  rate: {slow: {}, fast: {finetune.optimizer.learning_rate: 0.5}}\n"
+    labels = "  labels: {few: {dataset.labelled: 20}, all: {}}\n"
+    skip = "skip:\n  - {labels: few, rate: slow}\n"
+    text = edited("axes:\n", f"axes:\n{rate}{labels}").replace("seeds: 3\n", f"{skip}seeds: 3\n")
+    plan, store = plan_of(tmp_path, text), Store(tmp_path / "data", tmp_path / "results")
+    write_stages(store, plan.stages.values())
+    (figures,) = plan.of_rule("plot")
+    axes_drawn = read_stage(store, figures.id).spec["axes"]
+    assert axes_drawn == [["rate", ["slow", "fast"]], ["labels", ["few", "all"]], ["depth", ["1", "2", "3"]]]
 
 
 def test_swapping_two_values_reruns(tmp_path):

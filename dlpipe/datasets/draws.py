@@ -25,6 +25,10 @@ class Draws:
         words = self.words.random_raw(math.prod(shape)) >> np.uint64(12)
         return (2.0 * words + 1.0).reshape(shape) * 2.0**-53
 
+    def below(self, n: int, *shape: int) -> np.ndarray:
+        """Whole numbers 0 ... n - 1 as int64, equally likely but for n 2^-52; n is far below 2^52."""
+        return (n * self.uniform(*shape)).astype(np.int64)
+
     def normal(self, *shape: int) -> np.ndarray:
         """Of mean 0 and variance 1 (Box and Muller)."""
         return np.sqrt(-2 * np.log(self.uniform(*shape))) * np.cos(2 * np.pi * self.uniform(*shape))

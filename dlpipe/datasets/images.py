@@ -8,13 +8,12 @@ without gaps. IDX files have no test part. The files count by their content: mov
 from __future__ import annotations
 
 import zipfile
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dlpipe.datasets.archives import only_if_intact
+from dlpipe.datasets.own_files import existing, own_source
 from dlpipe.datasets.sources import DataError, RequestError, Source
-from dlpipe.files import sha256_of_file
 from dlpipe.spec.datasets import Images as ImagesSpec
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class Images:
 
     @staticmethod
     def sources(spec: ImagesSpec) -> tuple[Source, ...]:
-        images = _existing(spec.images, "images")
+        images = existing(spec.images, "images")
         with images.open("rb") as file:
             packed = file.read(2) == ZIP_MAGIC
         if packed:
@@ -43,7 +42,7 @@ class Images:
                     f"dataset.labels: {images} is an .npz file and has its labels inside; leave `labels` out"
                 )
             _check_arrays(images, spec)
-            return (_source(NPZ, images),)
+            return (own_source(NPZ, images),)
         if spec.labels is None:
             raise RequestError(
                 f"dataset.images: {images} is no .npz file; for an IDX file give its labels too: `labels: PATH`"
@@ -52,7 +51,7 @@ class Images:
             raise RequestError(
                 f"dataset.test: {images} has no test part; say how many examples to hold out, as `test: 1000`"
             )
-        return (_source(IDX_IMAGES, images), _source(IDX_LABELS, _existing(spec.labels, "labels")))
+        return (own_source(IDX_IMAGES, images), own_source(IDX_LABELS, existing(spec.labels, "labels")))
 
     @staticmethod
     def parse(folder: Path, spec: ImagesSpec) -> Examples:
@@ -101,15 +100,6 @@ def _examples(arrays: dict[str, np.ndarray], names: dict[str, str]) -> Examples:
     )
 
 
-def _existing(path: str, field: str) -> Path:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise RequestError(
-            f"dataset.{field}: no file {path}; a relative path starts from the folder you run in, {Path.cwd()}"
-        )
-    return file
-
-
 def _check_arrays(path: Path, spec: ImagesSpec) -> None:
     """What the archive's table of contents tells: whether the arrays are there."""
     with (
@@ -128,16 +118,3 @@ def _check_arrays(path: Path, spec: ImagesSpec) -> None:
         )
     if "test_images" not in there and spec.test is None:
         raise RequestError(f"dataset.test: {path} has no test part; say how many examples to hold out, as `test: 1000`")
-
-
-def _source(name: str, path: Path) -> Source:
-    status = path.stat()
-    return Source(
-        name=name, sha256=_sha256(path.resolve(), status.st_mtime_ns, status.st_size), size=status.st_size, path=path
-    )
-
-
-@lru_cache
-def _sha256(path: Path, modified: int, size: int) -> str:
-    """A plan asks for the same file once a variant; it is read again only when its time or size changes."""
-    return sha256_of_file(path)

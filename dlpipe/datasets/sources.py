@@ -11,12 +11,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from dlpipe.errors import StepError
-from dlpipe.spec import datasets as _declared  # noqa: F401 - importing it registers the kinds
+from dlpipe.spec import sequences as _declared  # noqa: F401 - importing it registers the kinds
 from dlpipe.spec.base import FAMILIES
 from dlpipe.spec.datasets import DatasetSpec
 
 if TYPE_CHECKING:
     from dlpipe.datasets.examples import Examples
+    from dlpipe.datasets.sequences import SequenceExamples
 
 
 class DataError(StepError):
@@ -68,8 +69,11 @@ class Dataset(Protocol):
         """The files, without numpy or the network. Raises RequestError for a file of the user's that is missing."""
 
     @staticmethod
-    def parse(folder: Path, spec: Any) -> Examples:
-        """The examples in the verified files of `folder`. Raises DataError naming the file and what is wrong."""
+    def parse(folder: Path, spec: Any) -> Examples | SequenceExamples:
+        """The examples in the verified files of `folder`; sequences come split already.
+
+        Raises DataError naming the file and what is wrong.
+        """
 
 
 def dataset_spec(document: Mapping[str, Any]) -> DatasetSpec:

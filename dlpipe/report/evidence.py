@@ -82,15 +82,6 @@ class Evidence:
     def name(self) -> str:
         return self.loaded.name
 
-    @property
-    def axes(self) -> dict[str, list[str]]:
-        """Axis to its levels, in the order in which the variants have them."""
-        axes: dict[str, dict[str, None]] = {}
-        for variant in self.variants:
-            for axis, level in variant.levels.items():
-                axes.setdefault(axis, {})[level] = None
-        return {axis: list(levels) for axis, levels in axes.items()}
-
     def results(self) -> Results:
         rows = [
             Row(variant.levels, seed, metric, value)
@@ -98,7 +89,7 @@ class Evidence:
             for metric, values in variant.values.items()
             for seed, value in values.items()
         ]
-        return Results(self.axes, [variant.levels for variant in self.variants], self.loaded.seeds, rows)
+        return Results(self.loaded.axes, [variant.levels for variant in self.variants], self.loaded.seeds, rows)
 
     def judgements(self) -> list[Judgement]:
         """One for each claim, in the order of the file."""

@@ -150,13 +150,13 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
     return [
         ("Data", component_text(experiment.dataset)),
         ("Model", component_text(experiment.model)),
-        ("Variants", f"{len(evidence.variants)}" + (f" ({_axes_text(evidence)})" if evidence.axes else "")),
+        ("Variants", f"{len(evidence.variants)}" + (f" ({_axes_text(evidence)})" if evidence.loaded.axes else "")),
         ("Seeds", f"{seeds} each"),
     ]
 
 
 def _axes_text(evidence: Evidence) -> str:
-    return "; ".join(f"{axis}: {', '.join(levels)}" for axis, levels in evidence.axes.items())
+    return "; ".join(f"{axis}: {', '.join(levels)}" for axis, levels in evidence.loaded.axes.items())
 
 
 def component_text(component: Component) -> str:
@@ -260,7 +260,7 @@ def _variant_table(evidence: Evidence, judgements: Sequence[Judgement]) -> dict[
     known = set(evidence.results().metrics())
     wanted = dict.fromkeys(["test_error", *_judged(judgements), "valid_error"])
     metrics = [metric for metric in wanted if metric in known and metric != "train_seconds"][:MOST_SINGLE_METRICS]
-    axes = list(evidence.axes)
+    axes = list(evidence.loaded.axes)
     return {
         "axes": axes,
         "metrics": [(metric_name(metric), metric_unit(metric)) for metric in metrics],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +32,79 @@ class Split:
     def first(self, n: int | None) -> Split:
         return Split(self.inputs[:n], self.targets[:n])
 
+    @property
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """As a task is given it."""
+        return self.inputs, self.targets
+
+
+@dataclass(frozen=True)
+class SequenceSplit:
+    """Sequences one behind another, as they are stored."""
+
+    inputs: Tensor
+    """[steps of all, features] float32, scaled; tokens [steps of all] int64."""
+    lengths: Tensor
+    """[N] int64, on the CPU."""
+    targets: Tensor | None = None
+    """One a step [steps of all], -1 where nothing is asked, or one a sequence [N], as of a Split; None where what comes
+    next is to be predicted."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def first(self, n: int | None) -> SequenceSplit:
+        lengths = self.lengths[:n]
+        steps = int(lengths.sum())
+        of_steps = self.targets is not None and len(self.targets) == len(self.inputs)
+        targets = None if self.targets is None else self.targets[: steps if of_steps else n]
+        return SequenceSplit(self.inputs[:steps], lengths, targets)
+
+    @property
+    def whole(self) -> tuple[SequenceSplit]:
+        """As a task is given it."""
+        return (self,)
+
+    @property
+    def starts(self) -> Tensor:
+        """[N] where each begins."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    def padded(self, which: Tensor) -> tuple[Tensor, ...]:
+        """The sequences `which` [B], on the CPU, side by side: inputs [B, T, features], or tokens [B, T], targets if
+        there are any, [B, T] or [B], and lengths [B], T the longest. Behind its end a sequence has 0, its targets -1.
+        """
+        lengths, device = self.lengths[which], self.inputs.device
+        steps = torch.arange(int(lengths.max()))
+        beyond = steps >= lengths[:, None]
+        places = (self.starts[which][:, None] + steps).masked_fill_(beyond, 0).to(device)
+        beyond = beyond.to(device)
+        inputs = self.inputs[places]
+        inputs.masked_fill_(beyond if inputs.ndim == 2 else beyond[..., None], 0)
+        if self.targets is None:
+            return inputs, lengths
+        if len(self.targets) == len(self):
+            return inputs, self.targets[which.to(device)], lengths
+        return inputs, self.targets[places].masked_fill_(beyond, -1), lengths
+
+    def chunks(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        """All sequences, padded, by length: as many at once as have `steps` steps, padding included."""
+        order = self.lengths.argsort(stable=True)
+        lengths = self.lengths[order].tolist()
+        begin = 0
+        for end in range(1, len(order) + 1):
+            if end == len(order) or (end + 1 - begin) * lengths[end] > steps:
+                yield self.padded(order[begin:end])
+                begin = end
+
+
+def read_any(data: Artifact, split: str, device: torch.device) -> Split | SequenceSplit:
+    """A split of a prepared data set, whichever it is of."""
+    return (read_sequences if "steps" in data.extra else read_split)(data, split, device)
+
 
 def read_split(data: Artifact, split: str, device: torch.device) -> Split:
-    """A split of a prepared data set, flattened, scaled once and kept on the device."""
+    """A split of examples, flattened, scaled once and kept on the device."""
     with data.tensors("data.safetensors") as file:
         inputs, targets = file.get_tensor(f"{split}.inputs"), file.get_tensor(f"{split}.targets")
     # A copy in float32 even where it is float32 already: the file's own memory is not aligned for vector instructions.
@@ -43,8 +113,25 @@ def read_split(data: Artifact, split: str, device: torch.device) -> Split:
     return Split(scaled, targets.to(device=device, dtype=dtype, copy=True))
 
 
+def read_sequences(data: Artifact, split: str, device: torch.device) -> SequenceSplit:
+    """A split of sequences, scaled once and kept on the device."""
+    with data.tensors("data.safetensors") as file:
+        has_targets = f"{split}.targets" in file.keys()  # noqa: SIM118 - no mapping
+        stored = file.get_tensor(f"{split}.targets") if has_targets else None
+        inputs, lengths = file.get_tensor(f"{split}.inputs"), file.get_tensor(f"{split}.lengths")
+    targets = None
+    if stored is not None:
+        dtype = torch.float32 if stored.is_floating_point() else torch.int64
+        targets = stored.to(device=device, dtype=dtype, copy=True)
+    if data.extra["tokens"] is not None:
+        return SequenceSplit(inputs.to(device=device, dtype=torch.int64), lengths.clone(), targets)
+    scaled = inputs.flatten(1).to(device=device, dtype=torch.float32, copy=True).div_(data.extra["scale"])
+    return SequenceSplit(scaled, lengths.clone(), targets)
+
+
 def features(data: Artifact) -> int:
-    return math.prod(data.extra["input_shape"])
+    """Numbers an example, or a step of a sequence; of tokens, how many there are to choose from."""
+    return int(data.extra.get("tokens") or math.prod(data.extra["input_shape"]))
 
 
 def picture_shape(data: Artifact) -> tuple[int, int, int]:
@@ -144,6 +231,8 @@ def build_model(declared: Mapping[str, Any], task: Any, data: Artifact) -> nn.Mo
     context: dict[str, Any] = {"inputs": visible, "outputs": task.outputs(visible, len(data.extra["classes"]))}
     if spec.takes_pictures:
         context["shape"] = picture_shape(data)
+    if spec.sequential:
+        context["tokens"] = data.extra["tokens"] is not None
     return build(spec, **context)
 
 

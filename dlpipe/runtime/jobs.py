@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlpipe.errors import StepError
+from dlpipe.runtime.batches import Batches
 from dlpipe.runtime.history import lower_is_better
 from dlpipe.spec.claims import DIVERGED
 from dlpipe.spec.training import EarlyStopping
@@ -48,8 +49,8 @@ class Job:
     step: Step
     validate: Validate
     """Metrics of the validation examples; empty where there are none."""
-    data: tuple[Tensor, ...]
-    """Training examples, tensors with one first dimension, all on one device."""
+    batches: Batches
+    """Of the training examples."""
     stage: str
     phase: str
     seed: int
@@ -57,6 +58,9 @@ class Job:
     """Another one draws other random numbers."""
     setting: int = 0
     """Position in a grid of settings; all draw the same random numbers."""
+    carried: list[Tensor] = field(default_factory=list)
+    """What the step hands on to the next one of the same epoch, such as the state of a recurrent network; the step puts
+    it here, and finds it empty when an epoch begins."""
     step_of: Callable[[Any], Step] | None = None
     """The step of another module like `module`, whose parameters are those of several jobs; None where it has none."""
 
@@ -109,7 +113,7 @@ class State:
     """From which step on, where that ended it."""
     sums: dict[str, float] = field(default_factory=dict)
     seen: int = 0
-    """Examples since the last validation, over which `sums` run."""
+    """Examples, or steps of sequences, since the last validation, over which `sums` run."""
     validations: list[Validation] = field(default_factory=list)
     best: int | None = None
     """Position in `validations` of the best one, under early stopping."""
@@ -126,13 +130,13 @@ class Course:
         self.state = State()
         self.best: dict[str, Tensor] = {}
 
-    def add(self, step: int, size: int, scalars: Mapping[str, float]) -> None:
-        """Adds one step's scalars, means over `size` examples, to the sums. Raises Diverged."""
+    def add(self, step: int, weight: int, scalars: Mapping[str, float]) -> None:
+        """Adds one step's scalars, means over a batch of that weight, to the sums. Raises Diverged."""
         self.guard(scalars, step)
         sums = self.state.sums
         for name, value in scalars.items():
-            sums[name] = sums.get(name, 0.0) + size * value
-        self.state.seen += size
+            sums[name] = sums.get(name, 0.0) + weight * value
+        self.state.seen += weight
 
     def guard(self, metrics: Mapping[str, float], step: int) -> None:
         """Raises Diverged where one is not finite."""

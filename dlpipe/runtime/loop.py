@@ -73,10 +73,10 @@ class _Loop:
         self.jobs, self.training, self.checkpoints, self.stopping = jobs, training, checkpoints, stopping
         self.name = f"{jobs[0].stage} {in_words(jobs)}"
         self.leave = leave
-        data = jobs[0].data
         self.ranks, self.particles = ranks, Particles(jobs[0].module, ranks)
-        self.examples, self.batch_size = ranks.most(len(data[0])), ranks.even("batch_size", training.batch_size)
-        self.device = data[0].device
+        self.batch_size = ranks.even("batch_size", training.batch_size)
+        self.examples = jobs[0].batches.examples(self.batch_size, ranks)
+        self.device = jobs[0].batches.device
         self.steps_per_epoch = -(-self.examples // self.batch_size)
         self.total = self._steps(training.duration)
         self.validate_every = self._steps(training.validate_every)
@@ -91,7 +91,7 @@ class _Loop:
         self.particles.share_out()
         self._begin({} if saved is None else part(saved.tensors, "optimizer"))
         self.recent: list[tuple[int, Scalars]] = []
-        """Batch size and scalars of the steps since the last look."""
+        """Weight of the batch and scalars of the steps since the last look."""
         self.factor = 1.0
         self.norms: list[Tensor] = []
         """Of each job's gradient, before it was clipped."""
@@ -115,7 +115,7 @@ class _Loop:
         self.optimizer: Optimizer = declared.load()(self.stack.parameters, **arguments)
         if remembered:
             self.optimizer.load_state(remembered)
-        self.batches: tuple[Tensor, ...] = ()
+        self.batches: Sequence[Any] = ()
 
     def _leave_out_the_stopped(self) -> None:
         """At a validation alone: when a divergence is noticed before depends on the clock."""
@@ -139,8 +139,10 @@ class _Loop:
             while self._going_on():
                 self._stop_or_save()
                 epoch, position = divmod(self.step, self.steps_per_epoch)
+                if position == 0:
+                    self.jobs[0].carried.clear()
                 if not self.batches or position == 0:
-                    self.batches = self._order(epoch)
+                    self.batches = self.stack.batches(epoch, self.batch_size, self.ranks)
                 self._one_step(self.batches[position])
                 if self.step % LOOK_EVERY == 0 or (look_by_clock and progress.due()):
                     progress(self.step, **self._look())
@@ -150,21 +152,17 @@ class _Loop:
         self.particles.bring_together()
         return [course.outcome(self.steps_per_epoch) for course in self.courses]
 
-    def _order(self, epoch: int) -> tuple[Tensor, ...]:
-        """This rank's share of the epoch's batches."""
-        order = self.stack.order(epoch)[..., : self.examples]
-        return tuple(self.ranks.share(batch) for batch in order.split(self.batch_size, dim=-1))
-
-    def _one_step(self, indices: Tensor) -> None:
-        batch, noise, size = self.stack.batch(indices), self.stack.noise(self.step), indices.shape[-1]
-        with self._precision(), self.ranks.noise(size, *self.particles.shares):
+    def _one_step(self, which: Any) -> None:
+        batch, weight = self.stack.take(which)
+        noise = self.stack.noise(self.step)
+        with self._precision(), self.ranks.noise(len(batch[0]), *self.particles.shares):
             scalars = self.stack.step(*batch, noise)
         scalars = self.ranks.average(self.stack.parameters.values(), scalars, self.averaged)
         if self.training.clip_norm is not None:
             self.norms = [_clip(gradients, self.training.clip_norm) for gradients in self.stack.gradients()]
         self.factor = self.schedule(self.step, self.total, self.losses)
         self.optimizer.step(self.factor, self.step)
-        self.recent.append((size * self.ranks.world, scalars))
+        self.recent.append((weight * self.ranks.world, scalars))
         self.step += 1
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -193,8 +191,8 @@ class _Loop:
         for course, steps in zip(self.trained, of_each, strict=True):
             if not course.state.stopped:
                 with self._divergence_of(course):
-                    for step, ((size, _), values) in enumerate(zip(self.recent, steps, strict=True), first):
-                        course.add(step, size, dict(zip(names, values, strict=True)))
+                    for step, ((weight, _), values) in enumerate(zip(self.recent, steps, strict=True), first):
+                        course.add(step, weight, dict(zip(names, values, strict=True)))
         self.recent.clear()
         last = [steps[-1] for steps in of_each]
         return {name: sum(values) / len(last) for name, values in zip(names, zip(*last, strict=True), strict=True)}
@@ -268,6 +266,8 @@ class _Loop:
             for what, state in (("module", course.job.module.state_dict()), ("best", course.best)):
                 whole = self.particles.whole(state)
                 tensors |= {f"{course.job.seed}/{what}/{name}": tensor for name, tensor in whole.items()}
+            carried = enumerate(course.job.carried)
+            tensors |= {f"{course.job.seed}/carried/{number}": tensor for number, tensor in carried}
         trained = [course.job.seed for course in self.trained]
         states = [course.values() for course in self.courses]
         return Snapshot(tensors, {"finished": False, "step": self.step, "trained": trained, "states": states})
@@ -279,6 +279,8 @@ class _Loop:
             course.job.module.load_state_dict(part(own, "module"))
             best = {name: tensor.to(self.device) for name, tensor in part(own, "best").items()}
             course.best = self.particles.own(best)
+            carried = part(own, "carried")
+            course.job.carried[:] = (carried[str(number)].to(self.device, copy=True) for number in range(len(carried)))
             course.state = State(**values)
         self.step = saved.values["step"]
         self.trained = [course for course in self.courses if course.job.seed in saved.values["trained"]]

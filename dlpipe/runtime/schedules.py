@@ -19,8 +19,12 @@ def constant(step: int, total: int, losses: Sequence[float]) -> float:
     return 1.0
 
 
-def step(step: int, total: int, losses: Sequence[float], *, every: int, factor: float) -> float:
-    return factor ** (step // every)
+def step(
+    step: int, total: int, losses: Sequence[float], *, every: int, factor: float, after: int | None = None
+) -> float:
+    """1 for `after` steps (as long as `every` if None), then a factor more for each `every`."""
+    waited = every if after is None else after
+    return 1.0 if step < waited else factor ** (1 + (step - waited) // every)
 
 
 def cosine(step: int, total: int, losses: Sequence[float], *, floor: float) -> float:

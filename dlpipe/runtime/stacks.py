@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlpipe.runtime.batches import Batch, Shuffled
 from dlpipe.runtime.jobs import Job, Step
 from dlpipe.runtime.optimizers import StackedParameter
+from dlpipe.runtime.ranks import Ranks
 from dlpipe.runtime.streams import stream
 
 
@@ -27,13 +29,12 @@ class Alone:
         self.module, self.step = job.module, job.step
         self._job, self.parameters = job, _trained(job.module)
 
-    def order(self, epoch: int) -> Tensor:
-        """Which examples in turn: a permutation [N], drawn on the CPU, the same for every device."""
-        return _order(self._job, epoch)
+    def batches(self, epoch: int, batch_size: int, ranks: Ranks) -> Sequence[Any]:
+        """This rank's share of an epoch's, each as what `take` makes it from."""
+        return _batches(self._job, epoch, batch_size, ranks)
 
-    def batch(self, indices: Tensor) -> list[Tensor]:
-        """[B, ...] of each tensor of the data."""
-        return [tensor.index_select(0, indices) for tensor in self._job.data]
+    def take(self, which: Any) -> Batch:
+        return self._job.batches.take(which)
 
     def noise(self, step: int) -> Any:
         """What the step draws from."""
@@ -45,7 +46,7 @@ class Alone:
 
 
 class Stack:
-    """Jobs that differ in their seeds, with as many examples. Their class writes to buffers in place."""
+    """Jobs that differ in their seeds, with as many examples, shuffled. Their class writes to buffers in place."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         first = jobs[0]
@@ -65,18 +66,21 @@ class Stack:
                 _put(module, name, window)
         self.step: Step = first.step_of(self.module)
         self.parameters = _trained(self.module)
-        self._rows = [_rows(tensors) for tensors in zip(*(job.data for job in jobs), strict=True)]
+        examples = [job.batches for job in jobs]
+        self._rows = [_rows(each) for each in zip(*(e.data for e in examples if isinstance(e, Shuffled)), strict=True)]
 
-    def order(self, epoch: int) -> Tensor:
-        """[seeds, N]"""
-        return torch.stack([_order(job, epoch) for job in self._jobs])
+    def batches(self, epoch: int, batch_size: int, ranks: Ranks) -> Sequence[Tensor]:
+        """Which examples are in each: [seeds, B]."""
+        of_each = [_batches(job, epoch, batch_size, ranks) for job in self._jobs]
+        return [torch.stack(batch) for batch in zip(*of_each, strict=True)]
 
-    def batch(self, indices: Tensor) -> list[Tensor]:
-        """[seeds, B] -> [seeds, B, ...] of each tensor of the data."""
-        return [
-            rows.index_select(0, (indices + starts).view(-1)).view(*indices.shape, *rows.shape[1:])
+    def take(self, which: Tensor) -> Batch:
+        """[seeds, B, ...] of each tensor of the data."""
+        tensors = (
+            rows.index_select(0, (which + starts).view(-1)).view(*which.shape, *rows.shape[1:])
             for rows, starts in self._rows
-        ]
+        )
+        return Batch(tuple(tensors), which.shape[-1])
 
     def noise(self, step: int) -> Any:
         return tuple(_noise(job, step) for job in self._jobs)
@@ -85,13 +89,13 @@ class Stack:
         return [list(seed) for seed in zip(*(each.unbind() for each in _gradients(self.parameters)), strict=True)]
 
 
-def _order(job: Job, epoch: int) -> Tensor:
-    generator = stream(job.seed, f"{job.phase}/order", job.restart, epoch)
-    return torch.randperm(len(job.data[0]), generator=generator).to(job.data[0].device)
+def _batches(job: Job, epoch: int, batch_size: int, ranks: Ranks) -> Sequence[Any]:
+    order = stream(job.seed, f"{job.phase}/order", job.restart, epoch)
+    return job.batches.epoch(batch_size, ranks, order)
 
 
 def _noise(job: Job, step: int) -> torch.Generator:
-    return stream(job.seed, f"{job.phase}/step", job.restart, step, device=job.data[0].device)
+    return stream(job.seed, f"{job.phase}/step", job.restart, step, device=job.batches.device)
 
 
 def _trained(module: nn.Module) -> dict[str, Tensor]:

@@ -15,16 +15,47 @@ TYPICAL_FEATURES = 1024
 
 
 class DatasetSpec(Component):
-    """Sizes are numbers of examples. The training examples are shuffled once, by `split_seed`, class by class in turn,
-    so that the first n are nearly balanced whatever n is."""
+    """What every data set has. Sizes are numbers of examples, or of what the kind says instead."""
 
     family: ClassVar[str] = "dataset"
-    FINETUNE_FIELDS: ClassVar[frozenset[str]] = frozenset({"labelled"})
-    """What only fine-tuning looks at: another number of labels leaves the prepared data and the layers as they are."""
+    FINETUNE_FIELDS: ClassVar[frozenset[str]] = frozenset()
+    """What only fine-tuning looks at: another value leaves the prepared data and the layers as they are."""
     LOCAL_FIELDS: ClassVar[frozenset[str]] = frozenset()
     """Paths on this machine; the digest of what they hold counts instead."""
     real_targets: ClassVar[bool] = False
     """Whether a target is a real number, and not a class."""
+    sequential: ClassVar[bool] = False
+    """Whether the data are sequences, whose steps come one after another."""
+    tokens: ClassVar[bool] = False
+    """Whether a step is a token out of a vocabulary, and not numbers."""
+
+    train: PositiveInt | None = Field(None, description="training examples; all that are left if absent")
+    valid: NonNegativeInt | None = Field(None, description="validation examples")
+    test: PositiveInt | None = Field(None, description="test examples; all of the source's test part if absent")
+
+    def extent(self) -> tuple[int, int]:
+        """Examples of the source and numbers an example, by which jobs are sized; no result depends on them.
+
+        A kind that does not say is taken for a collection of small pictures.
+        """
+        return 50_000, TYPICAL_FEATURES
+
+    @property
+    def labels_seen(self) -> int | None:
+        """How many of the training examples fine-tuning sees with their label; None for all of them."""
+        return None
+
+    @property
+    def slug(self) -> str:
+        """For the names of artifacts, such as `mnist-10000`."""
+        return _joined(self.kind, self.train)
+
+
+class ExampleSet(DatasetSpec):
+    """Examples that are independent of each other. Those to train on are shuffled once, by `split_seed`, class by class
+    in turn, so that the first n are nearly balanced whatever n is."""
+
+    FINETUNE_FIELDS: ClassVar[frozenset[str]] = frozenset({"labelled"})
 
     train: PositiveInt | None = Field(
         None, description="training examples, with or without label; all that are left if absent"
@@ -33,7 +64,6 @@ class DatasetSpec(Component):
         None, description="how many of the training examples fine-tuning sees with their label; all if absent"
     )
     valid: NonNegativeInt | None = Field(None, description="validation examples, taken from the source's training part")
-    test: PositiveInt | None = Field(None, description="test examples; all of the source's test part if absent")
     split_seed: NonNegativeInt = Field(
         0, description="seed of the shuffle before splitting; the same for every run seed"
     )
@@ -56,32 +86,32 @@ class DatasetSpec(Component):
     )
 
     @model_validator(mode="after")
-    def _labelled_are_some_of_train(self) -> DatasetSpec:
+    def _labelled_are_some_of_train(self) -> ExampleSet:
         if self.train is not None and self.labelled is not None and self.labelled > self.train:
             raise misuse(f"labelled ({self.labelled}) are some of train ({self.train}), not more", "labelled")
         return self
 
     @model_validator(mode="after")
-    def _pooled_leaves_no_test_part(self) -> DatasetSpec:
+    def _pooled_leaves_no_test_part(self) -> ExampleSet:
         if self.pooled and self.test is None:
             raise misuse("pooled leaves no test part: say how many examples to hold out, as `test: 10000`", "pooled")
         return self
 
-    def extent(self) -> tuple[int, int]:
-        """Examples of the source and numbers an example, by which jobs are sized; no result depends on them.
-
-        A kind that does not say is taken for a collection of small pictures.
-        """
-        return 50_000, TYPICAL_FEATURES
+    @property
+    def labels_seen(self) -> int | None:
+        return self.labelled
 
     @property
     def slug(self) -> str:
         """For the names of artifacts, such as `mnist-10000` or `mnist-rotated-10000`."""
-        parts = (self.kind, self.variation and self.variation.replace("_", "-"), self.train)
-        return "-".join(str(part) for part in parts if part is not None)
+        return _joined(self.kind, self.variation and self.variation.replace("_", "-"), self.train)
 
 
-class Digits(DatasetSpec):
+def _joined(*parts: object) -> str:
+    return "-".join(str(part) for part in parts if part is not None)
+
+
+class Digits(ExampleSet):
     """1,797 handwritten digits of 8x8 pixels (Alpaydin and Kaynak 1998), part of scikit-learn: no network."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.digits:Digits"
@@ -91,7 +121,7 @@ class Digits(DatasetSpec):
         return 1797, 64
 
 
-class Mnist(DatasetSpec):
+class Mnist(ExampleSet):
     """60,000 and 10,000 handwritten digits of 28x28 pixels (LeCun et al. 1998)."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.mnist:Mnist"
@@ -101,7 +131,7 @@ class Mnist(DatasetSpec):
         return 70_000, 784
 
 
-class FashionMnist(DatasetSpec):
+class FashionMnist(ExampleSet):
     """60,000 and 10,000 pictures of clothes, 28x28 pixels (Xiao, Rasul and Vollgraf 2017)."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.mnist:FashionMnist"
@@ -111,7 +141,7 @@ class FashionMnist(DatasetSpec):
         return 70_000, 784
 
 
-class Images(DatasetSpec):
+class Images(ExampleSet):
     """Your own pictures: an .npz with arrays `images` and `labels`, or a pair of IDX files (plain or .gz)."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.images:Images"
@@ -127,7 +157,7 @@ class Images(DatasetSpec):
         return numbers // TYPICAL_FEATURES + 1, TYPICAL_FEATURES
 
 
-class Generated(DatasetSpec):
+class Generated(ExampleSet):
     """Examples that are drawn, not downloaded: as many as are asked for, of real numbers that may have any size."""
 
     train: PositiveInt = Field(2000, description="training examples, with or without label")

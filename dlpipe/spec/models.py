@@ -21,6 +21,13 @@ class ModelSpec(Component):
     """Whether the model is told the `shape` of an input, (height, width, colours), besides its number of features."""
     batches_seeds: ClassVar[bool] = False
     """Whether a step serves several seeds at once, whose tensors then have the seeds for a first dimension."""
+    sequential: ClassVar[bool] = False
+    """Whether it is a model of sequences, which is told whether their steps are `tokens`."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether the measures are of the model, and not of the lowest pretrained layer."""
+        return self.generative or self.sequential
 
     @property
     def slug(self) -> str:
@@ -42,6 +49,9 @@ class ModelSpec(Component):
             return f"a model of kind {self.kind} does not generate its inputs: its task cannot be generative"  # type: ignore[attr-defined]
         if isinstance(task, DensityTask):
             return f"{task.slug} trains an energy: the model must be of kind energy, not {self.kind}"  # type: ignore[attr-defined]
+        if task.sequential != self.sequential:
+            of, by = ("sequences", "single examples")[:: 1 if task.sequential else -1]
+            return f"{task.slug} is asked of {of}; a model of kind {self.kind} takes {by}"  # type: ignore[attr-defined]
         return None
 
     def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:

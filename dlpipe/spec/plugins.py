@@ -1,8 +1,8 @@
 """Kinds from other packages.
 
 A package names a module in its entry-point group `dlpipe.kinds`; importing it declares `Component` subclasses. It may
-import `dlpipe.spec.base`, `datasets`, `layers`, `measures`, `models`, `tasks`, `figures`, `optimizers` and `schedules`,
-but not `training` or `experiment`, which join all kinds into types and so come after it.
+import `dlpipe.spec.base`, `datasets`, `sequences`, `layers`, `measures`, `models`, `tasks`, `figures`, `optimizers` and
+`schedules`, but not `training` or `experiment`, which join all kinds into types and so come after it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ def load() -> None:
     from importlib.metadata import entry_points  # pydantic has imported it already; the scan takes about 5 ms
 
     # The kinds of dlpipe come first, so that a clash of names is the plugin's.
-    from dlpipe.spec import datasets, figures, layers, measures, models, optimizers, schedules, tasks  # noqa: F401
+    from dlpipe.spec import (  # noqa: F401
+        datasets,
+        figures,
+        layers,
+        measures,
+        models,
+        optimizers,
+        recurrent,
+        schedules,
+        sequences,
+        tasks,
+    )
 
     problems = []
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):

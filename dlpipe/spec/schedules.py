@@ -46,12 +46,17 @@ class Constant(ScheduleSpec):
 
 
 class Step(ScheduleSpec):
-    """Multiplied by `factor` after every `every`."""
+    """Multiplied by `factor` after every `every`; the first time after `after`."""
 
     implementation: ClassVar[str] = "dlpipe.runtime.schedules:step"
     kind: Literal["step"] = "step"
     every: Duration
     factor: PositiveFloat = 0.1
+    after: Duration | None = Field(
+        None,
+        description="how long the rate stays as it is at first; `every` if absent",
+        exclude_if=lambda value: value is None,  # so that digests are what they were without it
+    )
 
 
 class Cosine(ScheduleSpec):

@@ -8,12 +8,18 @@ from pydantic import Field
 
 from dlpipe.spec.base import Component, PositiveFloat, PositiveInt, Probability
 from dlpipe.spec.datasets import DatasetSpec
+from dlpipe.spec.sequences import Corpus, Sequential
+
+TYPICAL_SEQUENCES = 500
+"""Of a collection that does not say how many it has."""
 
 
 class TaskSpec(Component):
     family: ClassVar[str] = "task"
     batches_seeds: ClassVar[bool] = False
     """Whether a step serves several seeds at once, whose tensors then have the seeds for a first dimension."""
+    sequential: ClassVar[bool] = False
+    """Whether it is asked of sequences."""
 
     @property
     def slug(self) -> str:
@@ -21,6 +27,10 @@ class TaskSpec(Component):
 
     def unfit(self, dataset: DatasetSpec) -> str | None:
         """Why this cannot be asked on such data; None if it can."""
+        if isinstance(dataset, Sequential) and not self.sequential:
+            return f"{dataset.kind} has sequences: its task is {_fitting(dataset)}, not {self.slug}"
+        if self.sequential and not dataset.sequential:
+            return f"{self.slug} is asked of sequences, and an example of {dataset.kind} is none"
         return None
 
 
@@ -32,7 +42,7 @@ class Classification(TaskSpec):
     kind: Literal["classification"] = "classification"
 
     def unfit(self, dataset: DatasetSpec) -> str | None:
-        return (
+        return super().unfit(dataset) or (
             f"{dataset.kind} has real numbers for targets, no classes: its task is regression"
             if dataset.real_targets
             else None
@@ -47,7 +57,7 @@ class Regression(TaskSpec):
     kind: Literal["regression"] = "regression"
 
     def unfit(self, dataset: DatasetSpec) -> str | None:
-        return (
+        return super().unfit(dataset) or (
             None if dataset.real_targets else f"regression needs real numbers for targets; {dataset.kind} has classes"
         )
 
@@ -119,3 +129,97 @@ class NoiseContrastive(DensityTask):
     implementation: ClassVar[str] = "dlpipe.tasks.noise_contrastive:NoiseContrastive"
     kind: Literal["noise_contrastive"] = "noise_contrastive"
     noise: PositiveInt = Field(10, description="samples of the noise for each example")
+
+
+class SequentialTask(TaskSpec):
+    """A task that is asked of sequences."""
+
+    sequential: ClassVar[bool] = True
+
+    def unfit(self, dataset: DatasetSpec) -> str | None:
+        if isinstance(dataset, Sequential) and not self.suits(dataset):
+            return f"{self.slug} is not asked of {dataset.kind}: its task is {_fitting(dataset)}"
+        return super().unfit(dataset)
+
+    @classmethod
+    def suits(cls, dataset: Sequential) -> bool:
+        """Whether such sequences have what is asked."""
+        raise NotImplementedError
+
+    def examples(self, dataset: Sequential) -> tuple[int, int]:
+        """How many an epoch has, about, and their length in steps: by which jobs are sized."""
+        sequences = dataset.train or TYPICAL_SEQUENCES
+        return sequences, max(1, dataset.extent()[0] // sequences)
+
+
+OverTime = Literal["sum", "mean"]
+
+
+class LanguageModel(SequentialTask):
+    """The next token from all before it; truncated backpropagation through time, the state carried over."""
+
+    implementation: ClassVar[str] = "dlpipe.tasks.language_model:LanguageModel"
+    kind: Literal["language_model"] = "language_model"
+    unroll: PositiveInt = Field(
+        20, description="steps of a window, through which the gradient goes back; a window is an example"
+    )
+    over_time: OverTime = Field(
+        "sum",
+        description="of the loss, over the steps of a window, before it is averaged over the batch; learning rates "
+        "in the literature are mostly for the sum",
+    )
+    columns: PositiveInt = Field(
+        20, description="stretches that a split is read in when evaluated, side by side; 1: exactly, and slowly"
+    )
+
+    @classmethod
+    def suits(cls, dataset: Sequential) -> bool:
+        return dataset.tokens and dataset.target == "next_step"
+
+    def examples(self, dataset: Sequential) -> tuple[int, int]:
+        steps = dataset.extent()[0]
+        if isinstance(dataset, Corpus):
+            steps = min(steps, dataset.train or steps)
+        return max(1, steps // self.unroll), self.unroll
+
+
+class NextFrame(SequentialTask):
+    """The next frame of zeros and ones from all before it: minus its log-likelihood, summed over its features."""
+
+    implementation: ClassVar[str] = "dlpipe.tasks.sequences:NextFrame"
+    kind: Literal["next_frame"] = "next_frame"
+    over_time: OverTime = Field(
+        "sum", description="of the loss, over the frames of a sequence, before it is averaged over the batch"
+    )
+
+    @classmethod
+    def suits(cls, dataset: Sequential) -> bool:
+        return not dataset.tokens and dataset.target == "next_step"
+
+
+class Tagging(SequentialTask):
+    """A class a step, where one is asked for: cross-entropy averaged over these steps; errors in per cent of them."""
+
+    implementation: ClassVar[str] = "dlpipe.tasks.sequences:Tagging"
+    kind: Literal["tagging"] = "tagging"
+
+    @classmethod
+    def suits(cls, dataset: Sequential) -> bool:
+        return dataset.target == "each_step"
+
+
+class SequenceRegression(SequentialTask):
+    """One real number when the sequence has ended: half the squared error, averaged over sequences."""
+
+    implementation: ClassVar[str] = "dlpipe.tasks.sequences:SequenceRegression"
+    kind: Literal["sequence_regression"] = "sequence_regression"
+
+    @classmethod
+    def suits(cls, dataset: Sequential) -> bool:
+        return dataset.target == "sequence" and dataset.real_targets
+
+
+def _fitting(dataset: Sequential) -> str:
+    """The tasks of such sequences, in words."""
+    kinds = (LanguageModel, NextFrame, Tagging, SequenceRegression)
+    return " or ".join(each.model_fields["kind"].default for each in kinds if each.suits(dataset))

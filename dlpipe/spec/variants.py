@@ -65,6 +65,14 @@ class LoadedExperiment:
     """Those that the experiment and its claims cite."""
     document: Node = field(repr=False, compare=False, kw_only=True)
 
+    @property
+    def axes(self) -> dict[str, list[str]]:
+        """Every axis with the levels that have a variant, both in the order of the file."""
+        kept = {(axis, level) for variant in self.variants for axis, level in variant.levels.items()}
+        return {
+            axis: [level for level in levels if (axis, level) in kept] for axis, levels in self.experiment.axes.items()
+        }
+
     def where(self, path: Sequence[str | int]) -> Mark | None:
         """The place of the value at `path`; None for a default."""
         return where(self.document, path)

@@ -14,13 +14,14 @@ from dlpipe.provenance import origin
 from dlpipe.runtime import devices, history
 from dlpipe.runtime.data import (
     Layers,
+    SequenceSplit,
     Stack,
     build_model,
     component,
     declared_task,
     features,
     load_weights,
-    read_split,
+    read_any,
 )
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.claims import DIVERGED
@@ -55,7 +56,7 @@ class Evaluation:
             "finetune", last
         )
         self.task: Task = declared_task(stage.spec["task"])
-        self.splits = {name: read_split(self.data, name, device) for name in ("train", "valid", "test")}
+        self.splits: dict[str, Any] = {name: read_any(self.data, name, device) for name in ("train", "valid", "test")}
         self.inputs = {name: split.inputs for name, split in self.splits.items()}
         """Of all examples, with or without label: what the layers were trained on."""
         self.splits["train"] = self.splits["train"].first(stage.spec["labelled"])
@@ -107,8 +108,9 @@ class Evaluation:
                 rows = [(row.phase, row.step, row.metric, row.value) for row in self.history if row.seed == seed]
                 measured |= measure(rows)
                 continue
-            subject = model if model_spec.generative else self.layers.stack(seed, self.device).layers[0]
-            measured |= measure(subject, self.inputs, stream(seed, f"evaluate/{spec.kind}", device=self.device))
+            subject = model if model_spec.measured else self.layers.stack(seed, self.device).layers[0]
+            inputs = self.splits if model_spec.sequential else self.inputs
+            measured |= measure(subject, inputs, stream(seed, f"evaluate/{spec.kind}", device=self.device))
         return measured
 
     def _seconds(self, seed: int) -> float:
@@ -147,7 +149,9 @@ class Evaluation:
         """For the figures: what the first seed has to show, and what the task counts in every seed."""
         seed, first = next(iter(measured.items()))
         model = self._model(seed)
-        pictures = self._pictures(model, self.layers.stack(seed, self.device)) | first.pictures
+        sequential = isinstance(self.splits["test"], SequenceSplit)  # of which there are no pictures
+        own = {} if sequential else self._pictures(model, self.layers.stack(seed, self.device))
+        pictures = own | first.pictures
         shape = self.data.extra["input_shape"]
         shaped = {name: picture.reshape(len(picture), *shape) for name, picture in pictures.items()}
         stacked = {

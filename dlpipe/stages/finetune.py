@@ -10,18 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.progress import say
+from dlpipe.runtime.batches import Batches, Bucketed, Shuffled, Stream
 from dlpipe.runtime.block import Block, Cost, block
 from dlpipe.runtime.data import (
     Layers,
+    SequenceSplit,
     Split,
     Stack,
     build_model,
     component,
     declared_task,
     features,
-    read_split,
+    read_any,
     read_weights,
 )
 from dlpipe.runtime.history import lower_is_better, to_csv
@@ -31,7 +35,6 @@ from dlpipe.runtime.ranks import join
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.selection import Select, with_settings
 from dlpipe.spec.training import TrainingSpec
-from dlpipe.tasks.base import Task
 from dlpipe.tasks.generative import Generative
 
 
@@ -71,8 +74,8 @@ def run(
     select = Select.model_validate(stage.spec["phase"]["select"] or {"best_of": 1})
     options: Any = {"device": device, "threads": threads, "deadline": deadline, "tries": select.tries}
     with block(stage, store, ranks, cost=_cost(stage, data), **options) as work:
-        train = read_split(data, "train", work.device).first(stage.spec["labelled"])
-        valid = read_split(data, "valid", work.device)
+        train = read_any(data, "train", work.device).first(stage.spec["labelled"])
+        valid = read_any(data, "valid", work.device)
         record: list[tuple[Any, ...]] = []
         chosen: dict[str, dict[str, Any]] = {}
         for seeds in work.groups:
@@ -124,8 +127,8 @@ def _try(work: Block, select: Select, job: Callable[..., Job], seeds: Sequence[i
 def _job(
     work: Block,
     start: Start,
-    train: Split,
-    valid: Split,
+    train: Split | SequenceSplit,
+    valid: Split | SequenceSplit,
     phase: str,
     seed: int,
     *,
@@ -133,7 +136,7 @@ def _job(
     setting: int = 0,
 ) -> Job:
     """The model with its initial parameters, and its task on the labelled and the validation examples."""
-    task: Task = declared_task(work.stage.spec["phase"]["task"])
+    task: Any = declared_task(work.stage.spec["phase"]["task"])
     spec: Any = component("model", work.stage.spec["model"])
     if hasattr(task, "see"):
         task.see(train.inputs)
@@ -150,13 +153,35 @@ def _job(
         _train_only(model, "discriminative", "this task", "what its outputs depend on")
 
     def validate() -> dict[str, float]:
-        return dict(task.validate(model, valid.inputs, valid.targets)) if len(valid) else {}
+        return dict(task.validate(model, *valid.whole)) if len(valid) else {}
+
+    batches = _batches(train, task)
+    carried: list[Tensor] = []
+    carrying = {"carried": carried} if isinstance(batches, Stream) else {}
 
     def step_of(model: Any) -> Step:
-        return from_cleared(model, partial(task.step, model))
+        return from_cleared(model, partial(task.step, model, **carrying))
 
-    named: Any = {"stage": work.stage.id, "phase": phase, "seed": seed, "restart": restart, "setting": setting}
-    return Job(model, step_of(model), validate, (train.inputs, train.targets), step_of=step_of, **named)
+    return Job(
+        model,
+        step_of(model),
+        validate,
+        batches,
+        stage=work.stage.id,
+        phase=phase,
+        seed=seed,
+        restart=restart,
+        setting=setting,
+        carried=carried,
+        step_of=step_of,
+    )
+
+
+def _batches(train: Split | SequenceSplit, task: Any) -> Batches:
+    """A task with windows to unroll reads a stream."""
+    if isinstance(train, Split):
+        return Shuffled(train.whole)
+    return Stream(train.inputs, task.unroll) if hasattr(task, "unroll") else Bucketed(train)
 
 
 def _outcomes(work: Block, jobs: Sequence[Job], training: Mapping[str, Any]) -> list[Outcome]:

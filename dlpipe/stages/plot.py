@@ -40,7 +40,7 @@ def read_data(stage: Stage, store: Store) -> FigureData:
         )
         for variant in stage.spec["variants"]
     ]
-    return FigureData(stage.spec["axes"], variants)
+    return FigureData(dict(stage.spec["axes"]), variants)
 
 
 def _figure_spec(document: dict[str, Any]) -> FigureSpec:

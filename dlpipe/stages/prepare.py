@@ -4,21 +4,29 @@
 the manifest's `scale`, or float32; targets [N] int64 for classes, float32 for real numbers. A split of no examples has
 length 0. How examples are chosen is told in `dlpipe.datasets.splits`; the training examples are stored in that order,
 so the first n are nearly balanced.
+
+Sequences lie one behind another: inputs [steps, *shape of a step], int32 for tokens, and `train.lengths`, … [N] int64.
+A corpus is one sequence. Targets are one a step, -1 where nothing is asked, or one a sequence; there are none where the
+next step is what is asked for. What the tokens stand for is in `vocabulary.json`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.datasets.examples import Examples
+from dlpipe.datasets.sequences import SequenceExamples
 from dlpipe.datasets.sources import DataError, Dataset, dataset_spec
 from dlpipe.datasets.splits import choose_test, split
 from dlpipe.datasets.variations import vary
-from dlpipe.spec.datasets import DatasetSpec
+from dlpipe.datasets.vocabulary import VOCABULARY
+from dlpipe.files import canonical_json
+from dlpipe.spec.datasets import ExampleSet
 
 DATA = "data.safetensors"
 CHUNK = 4096
@@ -34,28 +42,57 @@ def run(stage: Stage, store: Store) -> Artifact:
     dataset: type[Dataset] = spec.load()
     with store.make(stage) as draft:
         examples = dataset.parse(raw.folder, spec)
-        if spec.variation:
-            examples = vary(examples, spec.variation, spec.split_seed)
-        parts = split_examples(examples, spec, dataset.default_test)
-        scale = examples.scale
-        if spec.scaling == "standard":
-            parts, scale = standardise(parts, scale), 1.0
-        elif spec.scaling == "binary":
-            parts, scale = binarise(parts, scale), 1.0
+        if isinstance(examples, SequenceExamples):
+            parts, facts = of_sequences(examples)
+            if examples.vocabulary is not None:
+                (draft.folder / VOCABULARY).write_text(canonical_json(examples.vocabulary), encoding="utf-8")
+        else:
+            assert isinstance(spec, ExampleSet)
+            parts, facts = of_examples(examples, spec, dataset.default_test)
         with draft.tensors(DATA) as path:
             save_file(parts, path)
         path.chmod(0o644)  # safetensors leaves it to its owner alone; colleagues share prepared data
-        draft.extra.update(
-            input_shape=list(examples.inputs.shape[1:]),
-            classes=list(examples.classes),
-            scale=scale,
-            sizes={name: len(parts[f"{name}.targets"]) for name in ("train", "valid", "test")},
-            terms=dataset.terms,
-        )
+        draft.extra.update(facts, terms=dataset.terms)
     return store.read(stage.rule, stage.id)
 
 
-def split_examples(examples: Examples, spec: DatasetSpec, default_test: int | None = None) -> dict[str, np.ndarray]:
+def of_sequences(examples: SequenceExamples) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors that are stored of sequences, and the facts about them."""
+    parts = {}
+    for name, part in examples.parts().items():
+        arrays = {"inputs": part.inputs, "lengths": part.lengths, "targets": part.targets}
+        parts.update({f"{name}.{key}": array for key, array in arrays.items() if array is not None})
+    return parts, {
+        "input_shape": list(examples.train.inputs.shape[1:]),
+        "classes": list(examples.classes),
+        "scale": examples.scale,
+        "sizes": {name: len(part) for name, part in examples.parts().items()},
+        "steps": {name: part.steps for name, part in examples.parts().items()},
+        "tokens": None if examples.vocabulary is None else len(examples.vocabulary),
+    }
+
+
+def of_examples(
+    examples: Examples, spec: ExampleSet, default_test: int | None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Examples that are varied, split and scaled, and the facts about them."""
+    if spec.variation:
+        examples = vary(examples, spec.variation, spec.split_seed)
+    parts = split_examples(examples, spec, default_test)
+    scale = examples.scale
+    if spec.scaling == "standard":
+        parts, scale = standardise(parts, scale), 1.0
+    elif spec.scaling == "binary":
+        parts, scale = binarise(parts, scale), 1.0
+    return parts, {
+        "input_shape": list(examples.inputs.shape[1:]),
+        "classes": list(examples.classes),
+        "scale": scale,
+        "sizes": {name: len(parts[f"{name}.targets"]) for name in ("train", "valid", "test")},
+    }
+
+
+def split_examples(examples: Examples, spec: ExampleSet, default_test: int | None = None) -> dict[str, np.ndarray]:
     """The splits by key, in the source's values. Raises DataError when the source has fewer examples than asked for.
 
     A source without a test part gives up `spec.test` (or `default_test`) of its training part.

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dlpipe.artifacts import Artifact, Stage, Store
+from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.block import Block, Cost, block
 from dlpipe.runtime.data import Layers, Split, build_layer, component, read_split
 from dlpipe.runtime.jobs import Job
@@ -30,8 +31,9 @@ def run(
     cost = _cost(stage, below, training)
     with block(stage, store, ranks, device=device, threads=threads, deadline=deadline, cost=cost) as work:
         train, valid = (read_split(data, split, work.device) for split in ("train", "valid"))
+        train = train.first(stage.spec.get("labelled"))
         for seeds in work.groups:
-            jobs = [_job(work, below, seed, train.first(stage.spec.get("labelled")), valid) for seed in seeds]
+            jobs = [_job(work, below, seed, train, valid) for seed in seeds]
             for job, outcome in zip(jobs, work.train(jobs, training), strict=True):
                 work.add(job, outcome)
         work.write()
@@ -66,6 +68,5 @@ def _job(work: Block, below: Layers, seed: int, train: Split, valid: Split) -> J
     def validate() -> dict[str, float]:
         return means(layer.validate, *held_out) if held_out else {}
 
-    data = examples(inputs, train)
-    name, step_of = work.stage.id, attrgetter("step")
-    return Job(layer, step_of(layer), validate, data, stage=name, phase=phase, seed=seed, step_of=step_of)
+    batches, name, step_of = Shuffled(examples(inputs, train)), work.stage.id, attrgetter("step")
+    return Job(layer, step_of(layer), validate, batches, stage=name, phase=phase, seed=seed, step_of=step_of)

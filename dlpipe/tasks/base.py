@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
@@ -23,6 +24,22 @@ class Examples(Protocol):
     @property
     def targets(self) -> Tensor:
         """[N] int64: classes; or float32: real numbers."""
+
+
+class Sequences(Protocol):
+    """A split of sequences, not empty, which lie one behind another."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """[steps of all, features], or tokens [steps of all] int64."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """[N] int64, on the CPU."""
+
+    def chunks(self, steps: int) -> Iterator[tuple[Tensor, ...]]:
+        """All of them, so many as have `steps` steps at a time, padding included: inputs [B, T, ...], targets if there
+        are any, [B, T] with -1 where nothing is asked, or [B], and lengths [B]."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,9 @@ class Measured:
 class Task(Protocol):
     """The constructor's arguments are the fields of the task's spec.
 
-    One that must know the training examples before the first step has a method `see(inputs)` besides.
+    One that must know the training examples before the first step has a method `see(inputs)` besides. One for sequences
+    is given a split of them, `Sequences`, where others are given inputs and targets; its step is given what a batch is
+    made of, `Sequences.chunks` or the windows of a stream.
     """
 
     def outputs(self, features: int, classes: int) -> int:
@@ -83,12 +102,26 @@ def of_every_split(
     }
 
 
-@torch.no_grad()
-def outputs_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    """[N, ...] -> [N, outputs], with the model in evaluation mode for as long."""
+def of_every_sequence_split(
+    validate: Callable[[Sequences], Mapping[str, float]], splits: Mapping[str, Sequences]
+) -> dict[str, float]:
+    """`validate` of each split, named as in `of_every_split`."""
+    return {f"{name}_{metric}": value for name, split in splits.items() for metric, value in validate(split).items()}
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and no gradients, for as long."""
     training = model.training
     model.eval()
     try:
-        return torch.cat([model(chunk) for chunk in inputs.split(CHUNK)])
+        with torch.no_grad():
+            yield
     finally:
         model.train(training)
+
+
+def outputs_of(model: nn.Module, inputs: Tensor) -> Tensor:
+    """[N, ...] -> [N, outputs], with the model in evaluation mode for as long."""
+    with evaluating(model):
+        return torch.cat([model(chunk) for chunk in inputs.split(CHUNK)])

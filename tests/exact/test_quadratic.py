@@ -16,6 +16,7 @@ from torch import Tensor
 from dlpipe.artifacts import Store
 from dlpipe.datasets.generated import Linear
 from dlpipe.models.mlp import MLP
+from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.loop import Job, Outcome, from_cleared, train
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.datasets import Linear as LinearSpec
@@ -51,7 +52,7 @@ class Descent:
             self.errors.append(self.error())
             return dict(step(*batch))
 
-        job = Job(self.model, and_look, dict, data, stage="s", phase="p", seed=0)
+        job = Job(self.model, and_look, dict, Shuffled(data), stage="s", phase="p", seed=0)
         declared = {"duration": {"steps": steps}, "validate_every": {"steps": 1}, "batch_size": N}
         spec = TrainingSpec.model_validate({**declared, "optimizer": {"kind": "sgd", **optimizer}, **fields})
         self.outcome: Outcome = train(job, spec)

@@ -17,6 +17,7 @@ from dlpipe.layers import units
 from dlpipe.layers.autoencoder import Autoencoder
 from dlpipe.layers.rbm import RBM
 from dlpipe.models.mlp import MLP
+from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.loop import Job, from_cleared, train
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.optimizers import OptimizerSpec
@@ -291,7 +292,7 @@ def trained(spec: OptimizerSpec, precision: str, dtype: torch.dtype, device: tor
     step = from_cleared(model, partial(Classification().step, model))
     data = (INPUTS.to(device, dtype), TARGETS.to(device))
     training = {"duration": {"epochs": 10.0}, "batch_size": 100, "precision": precision, "optimizer": spec.model_dump()}
-    train(Job(model, step, dict, data, stage="s", phase="p", seed=0), TrainingSpec.model_validate(training))
+    train(Job(model, step, dict, Shuffled(data), stage="s", phase="p", seed=0), TrainingSpec.model_validate(training))
     return loss_of(model)
 
 

@@ -185,8 +185,15 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 def test_hostile_axes_and_levels_stay_text(built: Built) -> None:
     evidence = gather(built.plan.experiments[0], built.store, print)
-    variants = [dataclasses.replace(v, levels={HOSTILE: f"{HOSTILE} {n}"}) for n, v in enumerate(evidence.variants)]
-    page = Page(render([dataclasses.replace(evidence, variants=tuple(variants))]))
+    hostile = {f"{HOSTILE} {n}": {} for n in range(len(evidence.variants))}
+
+    def renamed(variants):  # type: ignore[no-untyped-def]
+        named = zip(variants, hostile, strict=True)
+        return tuple(dataclasses.replace(variant, levels={HOSTILE: level}) for variant, level in named)
+
+    experiment = evidence.loaded.experiment.model_copy(update={"axes": {HOSTILE: hostile}})
+    loaded = dataclasses.replace(evidence.loaded, experiment=experiment, variants=renamed(evidence.loaded.variants))
+    page = Page(render([dataclasses.replace(evidence, loaded=loaded, variants=renamed(evidence.variants))]))
     assert page.problems == []
     assert [tag for tag, _ in page.elements].count("script") == 1
     assert "img" not in [tag for tag, _ in page.elements]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlpipe import progress
+from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.checkpoints import Checkpoints
 from dlpipe.runtime.loop import Diverged, Job, Outcome, TrainingError, train
 from dlpipe.runtime.stopping import Interrupted, Stopping
@@ -36,7 +37,7 @@ class Bowl(nn.Module):
 
 def job() -> Job:
     bowl = Bowl()
-    return Job(bowl, bowl.step, dict, (torch.zeros(10, 1),), stage="s", phase="p", seed=3)
+    return Job(bowl, bowl.step, dict, Shuffled((torch.zeros(10, 1),)), stage="s", phase="p", seed=3)
 
 
 def spec(learning_rate: float = 1.5, **fields: Any) -> TrainingSpec:

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from dlpipe import progress
 from dlpipe.models.mlp import MLP
+from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.loop import Job, Outcome, TrainingError, from_cleared, train
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec
@@ -44,7 +45,7 @@ def model(dropout: float = 0.0) -> MLP:
 
 def classifier(net: MLP, validate: Callable[[], dict[str, float]] = dict) -> Job:
     step = from_cleared(net, partial(Classification().step, net))
-    return Job(net, step, validate, examples(), stage="s", phase="p", seed=3)
+    return Job(net, step, validate, Shuffled(examples()), stage="s", phase="p", seed=3)
 
 
 class Slope(nn.Module):
@@ -63,7 +64,9 @@ class Slope(nn.Module):
 
 
 def slope_job(module: Slope, validate: Callable[[], dict[str, float]] = dict) -> Job:
-    return Job(module, module.step, validate, (torch.arange(N).float()[:, None],), stage="s", phase="p", seed=3)
+    return Job(
+        module, module.step, validate, Shuffled((torch.arange(N).float()[:, None],)), stage="s", phase="p", seed=3
+    )
 
 
 def values(outcome: Outcome, metric: str) -> list[float]:
@@ -157,7 +160,7 @@ def test_halve_on_plateau_needs_something_to_look_at() -> None:
     def step(x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         return {"activity": module.step(x, generator)["loss"]}
 
-    job = Job(module, step, dict, (torch.ones(N, 1),), stage="s", phase="p", seed=3)
+    job = Job(module, step, dict, Shuffled((torch.ones(N, 1),)), stage="s", phase="p", seed=3)
     with pytest.raises(TrainingError, match=r"halve_on_plateau looks at one of .*valid_loss.* have train_activity"):
         train(job, spec(schedule={"kind": "halve_on_plateau"}))
 
@@ -204,7 +207,7 @@ def test_the_guard_names_stage_seed_and_the_exact_step(value: float) -> None:
         scalars = module.step(x, generator)
         return {"loss": torch.tensor(value)} if len(module.batches) == 10 else scalars
 
-    job = Job(module, step, dict, (torch.ones(N, 1),), stage="digits-rbm", phase="p", seed=3, restart=2)
+    job = Job(module, step, dict, Shuffled((torch.ones(N, 1),)), stage="digits-rbm", phase="p", seed=3, restart=2)
     with pytest.raises(TrainingError, match=r"digits-rbm seed 3 restart 2: loss is (nan|inf) at step 10 of 21"):
         train(job, spec())
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.layers.rbm import RBM
 from dlpipe.runtime import history
+from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.devices import DeviceError
 from dlpipe.runtime.loop import Job, train
 from dlpipe.runtime.ranks import ALONE, Particles, RankError, Ranks, join
@@ -259,7 +260,9 @@ class Seen(nn.Module):
 def batches(examples: int, ranks: Ranks) -> list[list[float]]:
     """What a rank sees in two epochs of batches of 6."""
     module = Seen()
-    job = Job(module, module.step, dict, (torch.arange(examples).float()[:, None],), stage="s", phase="p", seed=3)
+    job = Job(
+        module, module.step, dict, Shuffled((torch.arange(examples).float()[:, None],)), stage="s", phase="p", seed=3
+    )
     declared = {"duration": {"epochs": 2.0}, "optimizer": {"kind": "sgd", "learning_rate": 0.1}, "batch_size": 6}
     train(job, TrainingSpec.model_validate(declared), ranks=ranks)
     return module.batches

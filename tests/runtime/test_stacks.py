@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dlpipe.models.mlp import MLP
+from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.checkpoints import Checkpoints
 from dlpipe.runtime.jobs import Job, Outcome, Step, unit
 from dlpipe.runtime.loop import Diverged, from_cleared, train, train_together
@@ -43,7 +44,7 @@ class Bowl(nn.Module):
 def bowls(*starts: float) -> list[Job]:
     named: Any = {"stage": "s", "phase": "p", "step_of": attrgetter("step")}
     modules = [Bowl(start) for start in starts]
-    return [Job(m, m.step, dict, (torch.zeros(10, 1),), seed=seed, **named) for seed, m in enumerate(modules)]
+    return [Job(m, m.step, dict, Shuffled((torch.zeros(10, 1),)), seed=seed, **named) for seed, m in enumerate(modules)]
 
 
 def spec(**fields: Any) -> TrainingSpec:
@@ -121,7 +122,7 @@ def classifier(seed: int) -> Job:
         return {"error": -min(float(model.weights[1].detach().abs().sum()), (4.0, 8.0, 1e9)[seed])}
 
     named: Any = {"stage": "s", "phase": "p", "seed": seed, "step_of": step_of}
-    return Job(model, step_of(model), validate, (x, (x.sum(dim=1) > 3).long()), **named)
+    return Job(model, step_of(model), validate, Shuffled((x, (x.sum(dim=1) > 3).long())), **named)
 
 
 STOPPING: dict[str, Any] = {
