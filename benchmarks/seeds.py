@@ -1,10 +1,11 @@
 """A block of seeds trained together against the same seeds one after another, as ratios measured in one run.
 
-    python benchmarks/seeds.py [--seeds 10] [--rounds 15]
+    python benchmarks/seeds.py [--seeds 10] [--rounds 15] [--processor-time]
 
 All of a step is timed: order, random streams, gathered batch, update, the optimiser with momentum, and the look at the
 losses every 100 steps. CD-1 and a network with one hidden layer, on the CPU with one thread and on a GPU where there is
-one. The contestants take turns; a ratio is that of the fastest rounds. With other work on the machine, repeat it.
+one. The contestants take turns; a ratio is that of the fastest rounds. With other work on the machine, repeat it, or
+take processor time (not with a GPU, which it leaves out).
 `apart` is the largest difference of two parameters at the end, of the same seed trained together and alone.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -29,6 +31,7 @@ from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec
 from dlpipe.tasks.classification import Classification
 
+Clock = Callable[[], float]
 EXAMPLES, CLASSES = 1000, 10
 SIZES = {
     "cpu": [(64, 100, 20, 100), (64, 100, 100, 50), (196, 100, 20, 50), (784, 100, 20, 20), (784, 500, 20, 5)],
@@ -57,7 +60,7 @@ def step_of(model: MLP) -> Step:
     return from_cleared(model, partial(Classification().step, model))
 
 
-def seconds(groups: list[list[Job]], batch: int, steps: int, device: torch.device) -> float:
+def seconds(groups: list[list[Job]], batch: int, steps: int, device: torch.device, clock: Clock) -> float:
     training = TrainingSpec.model_validate(
         {
             "duration": {"steps": steps},
@@ -66,21 +69,23 @@ def seconds(groups: list[list[Job]], batch: int, steps: int, device: torch.devic
             "optimizer": {"kind": "sgd", "learning_rate": 0.01, "momentum": 0.5},
         }
     )
-    start = time.perf_counter()
+    start = clock()
     for group in groups:
         train_together(group, training)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def measure(kind: str, size: tuple[int, int, int, int], seeds: int, rounds: int, device: torch.device) -> str:
+def measure(
+    kind: str, size: tuple[int, int, int, int], seeds: int, rounds: int, device: torch.device, clock: Clock
+) -> str:
     """A line of the table."""
     inputs, hidden, batch, steps = size
     together = alone = float("inf")
     for number in range(rounds + 1):
         block, others = ([job(kind, inputs, hidden, seed, device) for seed in range(seeds)] for _ in range(2))
-        one, ten = seconds([block], batch, steps, device), seconds([[each] for each in others], batch, steps, device)
+        one, ten = (seconds(groups, batch, steps, device, clock) for groups in ([block], [[each] for each in others]))
         if number:  # the first warms up
             together, alone = min(together, one), min(alone, ten)
     apart = max(
@@ -100,7 +105,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--processor-time", action="store_true", help="in place of the clock's")
     options = parser.parse_args()
+    clock = time.process_time if options.processor_time else time.perf_counter
     places = [devices.prepare("cpu")] + ([devices.prepare("cuda")] if torch.cuda.is_available() else [])
     print(
         f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, {torch.get_num_threads()} thread; us a seed's step"
@@ -108,7 +115,7 @@ def main() -> None:
     for device in places:
         for size in SIZES[device.type]:
             for kind in ("CD-1", "net"):
-                print(measure(kind, size, options.seeds, options.rounds, device), flush=True)
+                print(measure(kind, size, options.seeds, options.rounds, device, clock), flush=True)
     if len(places) == 1:
         print("no CUDA device: only the CPU was measured")
 

@@ -181,7 +181,7 @@ class _Loop:
             course.give_up(error.step)
 
     def _look(self) -> dict[str, float]:
-        """Adds the recent steps' scalars to the sums, in their order; the means over the jobs of the last step's."""
+        """Adds the recent steps' scalars to the sums, in their order; the last step's means over the jobs that go on."""
         if not self.recent:
             return {}
         first = self.step - len(self.recent) + 1
@@ -194,8 +194,8 @@ class _Loop:
                     for step, ((weight, _), values) in enumerate(zip(self.recent, steps, strict=True), first):
                         course.add(step, weight, dict(zip(names, values, strict=True)))
         self.recent.clear()
-        last = [steps[-1] for steps in of_each]
-        return {name: sum(values) / len(last) for name, values in zip(names, zip(*last, strict=True), strict=True)}
+        last = [steps[-1] for course, steps in zip(self.trained, of_each, strict=True) if not course.state.stopped]
+        return {name: sum(values) / len(last) for name, values in zip(names, zip(*last, strict=True), strict=False)}
 
     def _validation(self) -> None:
         self._look()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dlpipe.models.mlp import MLP
+from dlpipe.progress import Count
 from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.checkpoints import Checkpoints
 from dlpipe.runtime.jobs import Job, Outcome, Step, unit
@@ -85,6 +86,15 @@ def test_when_all_have_diverged_it_is_over() -> None:
     jobs = bowls(1.0, 2.0)
     assert all(outcome.diverged for outcome in train_together(jobs, spec(on_divergence="record")))
     assert int(jobs[0].module.get_buffer("steps")) == 70
+
+
+@pytest.mark.parametrize("starts", [(1.0, 0.0), (1.0, 1.0), (1.0,)])
+def test_the_figures_that_are_told_are_of_those_that_go_on(starts: tuple[float, ...]) -> None:
+    told: list[Count] = []
+    fields: Any = {"on_divergence": "record", "validate_every": {"steps": 200}}
+    train_together(bowls(*starts), spec(**fields), leave=told.append)
+    assert 100 in [count.done for count in told]
+    assert all(math.isfinite(value) for count in told for value in count.figures.values())
 
 
 def test_a_divergence_that_is_an_error_names_its_seed() -> None:

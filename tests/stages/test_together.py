@@ -16,7 +16,8 @@ from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.runtime import block
 from dlpipe.runtime.stacks import Stack
 from dlpipe.stages import finetune, pretrain
-from tests.golden.traces import TRACES, data
+from tests.golden import traces
+from tests.golden.traces import TRACES
 from tests.stages.small import finetune_stage, prepared, pretrain_stage
 
 SEEDS = (0, 3, 5)
@@ -71,8 +72,7 @@ def assert_each_is_as_if_alone(stage: Stage, store: Store) -> Artifact:
 def test_every_kind(name: str, store: Store, stacks: list[int]) -> None:
     """Of layer, model, task, optimiser and schedule, whether or not it trains seeds together."""
     trace = TRACES[name]
-    prepared_data = data(store, trace.shape, real_targets=trace.task["kind"] == "regression")
-    assert_each_is_as_if_alone(replace(trace.stage(prepared_data), seeds=SEEDS), store)
+    assert_each_is_as_if_alone(replace(trace.stage(traces.prepared(trace, store)), seeds=SEEDS), store)
     model, task = trace.what["kind"], trace.task["kind"]
     layer = trace.rule == "pretrain" or (model == "mlp" and task in ("classification", "regression"))
     assert stacks == ([3] if layer and trace.schedule["kind"] != "halve_on_plateau" else [])
