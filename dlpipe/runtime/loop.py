@@ -181,7 +181,7 @@ class _Loop:
             course.give_up(error.step)
 
     def _look(self) -> dict[str, float]:
-        """Adds the recent steps' scalars to the sums, in their order; the last step's means over the jobs that go on."""
+        """Adds the recent steps' scalars to the sums, in order; the last step's, averaged over the jobs that go on."""
         if not self.recent:
             return {}
         first = self.step - len(self.recent) + 1
