@@ -49,7 +49,8 @@ So it has two tied copies of one side. Contrastive divergence takes both to be i
 does, and its step is the plain one's at these conditionals: along the gradient for one of the copies. There is no
 density of one v.
 
-Shapes: v [B, visible], h [B, hidden]. The batch is the last dimension but one throughout.
+Shapes: v [B, visible], h [B, hidden]. The batch is the last dimension but one throughout; a step takes all seeds of a
+block at once where everything, parameters and buffers too, has them for a further first dimension.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, mse_loss
 
-from dlpipe.layers.units import UNITS, Units
+from dlpipe.layers.units import UNITS, Generators, Units
 
 ENUMERABLE = 20  # units: a million states take about a second for a few hundred units on the other side
 CHUNK = 14  # bits: states that are in memory at a time
@@ -84,11 +85,11 @@ class Conditionals:
 
     def hidden_input(self, v: Tensor) -> Tensor:
         """The total input of the hidden units: [B, visible] -> [B, hidden]."""
-        return v @ (2 * self.W if self.doubled == "up" else self.W) + self.hbias
+        return v @ (2 * self.W if self.doubled == "up" else self.W) + self.hbias.unsqueeze(-2)
 
     def visible_input(self, h: Tensor) -> Tensor:
         """The total input of the visible units: [B, hidden] -> [B, visible]."""
-        return h @ (2 * self.W if self.doubled == "down" else self.W).mT + self.vbias
+        return h @ (2 * self.W if self.doubled == "down" else self.W).mT + self.vbias.unsqueeze(-2)
 
     def propup(self, v: Tensor) -> Tensor:
         """The mean of h given v: [B, visible] -> [B, hidden]."""
@@ -98,19 +99,19 @@ class Conditionals:
         """The mean of v given h: [B, hidden] -> [B, visible]."""
         return self.visible_units.mean(self.visible_input(h))
 
-    def sample_h_given_v(self, v: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample_h_given_v(self, v: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         """The means and a sample of the hidden units, both [B, hidden]."""
         return self.hidden_units.mean_and_sample(self.hidden_input(v), generator)
 
-    def sample_v_given_h(self, h: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample_v_given_h(self, h: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         """The means and a sample of the visible units, both [B, visible]."""
         return self.visible_units.mean_and_sample(self.visible_input(h), generator)
 
-    def gibbs_vhv(self, v: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def gibbs_vhv(self, v: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         """One step of Gibbs sampling from v [B, visible]: the means of the new v and a sample of it."""
         return self.sample_v_given_h(self.sample_h_given_v(v, generator)[1], generator)
 
-    def gibbs_hvh(self, h: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def gibbs_hvh(self, h: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         """One step of Gibbs sampling from h [B, hidden]: the means of the new h and a sample of it."""
         return self.sample_h_given_v(self.sample_v_given_h(h, generator)[1], generator)
 
@@ -210,7 +211,7 @@ class RBM(Conditionals, nn.Module):
     # Learning
 
     @torch.no_grad()
-    def step(self, v: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def step(self, v: Tensor, generator: Generators) -> dict[str, Tensor]:
         """Writes the estimated gradient of the batch's mean -log p(v), and of the sparsity penalty, into `.grad`.
 
         Returns `hidden_activity`, the mean of the hidden units given the data, and `reconstruction_error` unless the
@@ -223,7 +224,7 @@ class RBM(Conditionals, nn.Module):
         dh = torch.cat((self._data_term(positive), negative / negative.shape[-2]), dim=-2)
         product(dv.mT, dh, out=gradient(self.W))
         torch.sum(dh, dim=-2, out=gradient(self.hbias))
-        metrics = {"hidden_activity": positive.mean()}
+        metrics = {"hidden_activity": positive.mean(dim=(-2, -1))}
         if self.persistent:
             torch.sub(particles.mean(dim=-2), v.mean(dim=-2), out=gradient(self.vbias))
         else:
@@ -245,13 +246,14 @@ class RBM(Conditionals, nn.Module):
         """Turns the plain gradient in `.grad` into the centred one; then moves the offsets to the batch's means."""
         mu, lam = self.visible_offset, self.hidden_offset
         dW, db, dc = gradient(self.W), gradient(self.hbias), gradient(self.vbias)
-        dW.addr_(mu, db, alpha=-1).addr_(dc, lam, alpha=-1)
-        db.addmv_(dW.mT, mu, alpha=-1)
-        dc.addmv_(dW, lam, alpha=-1)
+        dW.addcmul_(mu.unsqueeze(-1), db.unsqueeze(-2), value=-1)
+        dW.addcmul_(dc.unsqueeze(-1), lam.unsqueeze(-2), value=-1)
+        db.sub_((mu.unsqueeze(-2) @ dW).squeeze(-2))
+        dc.sub_((dW @ lam.unsqueeze(-1)).squeeze(-1))
         mu.lerp_(v.mean(dim=-2), OFFSET_RATE)
         lam.lerp_(positive.mean(dim=-2), OFFSET_RATE)
 
-    def _negative_phase(self, h: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _negative_phase(self, h: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         """Particles v [B or chains, visible] after k steps of Gibbs sampling from h, and the mean of h given them.
 
         Hidden units that the data drive are sampled, those that the last particles drive are not (section 3.1). CD-1
@@ -382,7 +384,7 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> None:
 
 def squared_error(reconstruction: Tensor, v: Tensor) -> Tensor:
     """Summed over the visible units, averaged over the examples."""
-    return mse_loss(reconstruction, v, reduction="sum") / v.shape[-2]
+    return mse_loss(reconstruction, v, reduction="none").sum(dim=(-2, -1)) / v.shape[-2]
 
 
 def states(units: int, like: Tensor) -> Iterator[Tensor]:

@@ -18,6 +18,8 @@ class LayerSpec(Component):
     """Whether it is trained on labelled examples, on their labels too, and not on all without."""
     decodes: ClassVar[bool] = True
     """Whether there is a way back from its code to its input: `decode` and `decoder`."""
+    batches_seeds: ClassVar[bool] = False
+    """Whether a step serves several seeds at once, whose tensors then have the seeds for a first dimension."""
 
     @property
     def slug(self) -> str:
@@ -47,6 +49,7 @@ class Rbm(LayerSpec):
     """Restricted Boltzmann machine: contrastive divergence (Hinton 2002) or persistent chains (Tieleman 2008)."""
 
     implementation: ClassVar[str] = "dlpipe.layers.rbm:RBM"
+    batches_seeds: ClassVar[bool] = True
     samples: ClassVar[bool] = True
     kind: Literal["rbm"] = "rbm"
     visible_units: Literal["bernoulli", "gaussian"] = Field(
@@ -139,6 +142,7 @@ class LabelRbm(LayerSpec):
     2006), or a classifier (Larochelle and Bengio 2008). Trained on the labelled examples."""
 
     implementation: ClassVar[str] = "dlpipe.layers.label_rbm:LabelRBM"
+    batches_seeds: ClassVar[bool] = True
     sees_labels: ClassVar[bool] = True
     kind: Literal["label_rbm"] = "label_rbm"
     cd_steps: PositiveInt = Field(1, description="k of CD-k: Gibbs steps before the negative statistics")
@@ -158,6 +162,7 @@ class Autoencoder(LayerSpec):
     """Autoencoder with one hidden layer: plain; denoising, contractive or sparse where these are above 0."""
 
     implementation: ClassVar[str] = "dlpipe.layers.autoencoder:Autoencoder"
+    batches_seeds: ClassVar[bool] = True
     kind: Literal["autoencoder"] = "autoencoder"
     corruption: Probability = Field(
         0.0, description="share of corrupted inputs; for gaussian noise its standard deviation"
@@ -220,6 +225,7 @@ class Supervised(LayerSpec):
     """Sigmoid layer trained to classify, below an output layer that is thrown away (Bengio et al. 2007)."""
 
     implementation: ClassVar[str] = "dlpipe.layers.supervised:Supervised"
+    batches_seeds: ClassVar[bool] = True
     sees_labels: ClassVar[bool] = True
     decodes: ClassVar[bool] = False
     kind: Literal["supervised"] = "supervised"

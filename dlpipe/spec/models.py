@@ -21,6 +21,8 @@ class ModelSpec(Component):
     """Whether its log-likelihood has a variational bound with the log Z of an RBM."""
     takes_pictures: ClassVar[bool] = False
     """Whether the model is told the `shape` of an input, (height, width, colours), besides its number of features."""
+    batches_seeds: ClassVar[bool] = False
+    """Whether a step serves several seeds at once, whose tensors then have the seeds for a first dimension."""
     sequential: ClassVar[bool] = False
     """Whether it is a model of sequences, which is told whether their steps are `tokens`."""
 
@@ -75,6 +77,7 @@ class Mlp(ModelSpec):
     """Multilayer perceptron. No hidden layer at all (`units: []`) is logistic regression."""
 
     implementation: ClassVar[str] = "dlpipe.models.mlp:MLP"
+    batches_seeds: ClassVar[bool] = True
     kind: Literal["mlp"] = "mlp"
     units: Annotated[tuple[PositiveInt, ...], Many] = Field(
         description="hidden units, from the layer above the input upwards"

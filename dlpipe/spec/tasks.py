@@ -16,6 +16,8 @@ TYPICAL_SEQUENCES = 500
 
 class TaskSpec(Component):
     family: ClassVar[str] = "task"
+    batches_seeds: ClassVar[bool] = False
+    """Whether a step serves several seeds at once, whose tensors then have the seeds for a first dimension."""
     sequential: ClassVar[bool] = False
     """Whether it is asked of sequences."""
 
@@ -36,6 +38,7 @@ class Classification(TaskSpec):
     """Cross-entropy, averaged over examples; errors in per cent."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.classification:Classification"
+    batches_seeds: ClassVar[bool] = True
     kind: Literal["classification"] = "classification"
 
     def unfit(self, dataset: DatasetSpec) -> str | None:
@@ -50,6 +53,7 @@ class Regression(TaskSpec):
     """Half the squared error of one real number, averaged over examples."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.regression:Regression"
+    batches_seeds: ClassVar[bool] = True
     kind: Literal["regression"] = "regression"
 
     def unfit(self, dataset: DatasetSpec) -> str | None:

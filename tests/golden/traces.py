@@ -261,14 +261,17 @@ def data(store: Store, shape: tuple[int, ...] = SHAPE, *, real_targets: bool = F
     return stage.id
 
 
+def prepared(trace: Trace, store: Store) -> str:
+    """The id of the data that the trace is trained on."""
+    if trace.task["kind"] in SEQUENCE_TASKS:
+        return sequences(store, **SEQUENCE_TASKS[trace.task["kind"]])
+    return data(store, trace.shape, real_targets=trace.task["kind"] == "regression")
+
+
 def run(name: str, store: Store, rate: float = 1.0) -> str:
     """The trace's text: a comment line for each version, then history.csv."""
     trace = TRACES[name]
-    if trace.task["kind"] in SEQUENCE_TASKS:
-        prepared = sequences(store, **SEQUENCE_TASKS[trace.task["kind"]])
-    else:
-        prepared = data(store, trace.shape, real_targets=trace.task["kind"] == "regression")
-    stage = trace.stage(prepared, rate)
+    stage = trace.stage(prepared(trace, store), rate)
     artifact = {"pretrain": pretrain.run, "finetune": finetune.run}[trace.rule](stage, store, device="cpu")
     versions = "".join(f"# {part} {version}\n" for part, version in trace.versions().items())
     return versions + artifact.path("history.csv").read_text()
