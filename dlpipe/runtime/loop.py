@@ -76,6 +76,8 @@ class Job:
     carried: list[Tensor] = field(default_factory=list)
     """What the step hands on to the next one of the same epoch, such as the state of a recurrent network; the step puts
     it here, and finds it empty when an epoch begins."""
+    at: Callable[[int], None] = lambda step: None
+    """Told the number of each step before it, from 0."""
 
     @property
     def unit(self) -> str:
@@ -236,6 +238,7 @@ class _Loop:
         job, state = self.job, self.state
         batch, weight = job.batches.take(which)
         generator = stream(job.seed, f"{job.phase}/step", job.restart, state.step, device=self.device)
+        job.at(state.step)
         with self._precision(), self.ranks.noise(len(batch[0]), *self.particles.shares):
             scalars = job.step(*batch, generator)
         scalars = self.ranks.average(self.parameters.values(), scalars, self.averaged)

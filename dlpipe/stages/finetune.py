@@ -136,6 +136,7 @@ def _job(
     def validate() -> dict[str, float]:
         return dict(task.validate(model, *valid.whole)) if len(valid) else {}
 
+    changing = {"at": task.at} if hasattr(task, "at") else {}
     batches = _batches(train, task)
     carried: list[Tensor] = []
     backward = partial(task.step, model, carried=carried) if isinstance(batches, Stream) else partial(task.step, model)
@@ -150,6 +151,7 @@ def _job(
         restart=restart,
         setting=setting,
         carried=carried,
+        **changing,
     )
 
 
