@@ -45,8 +45,8 @@ def exponential(step: int, *, base: float) -> float:
 
 
 def inverse_sigmoid(step: int, *, k: float) -> float:
-    """Written as a hyperbolic tangent, which does not overflow."""
-    return 0.5 - 0.5 * math.tanh(0.5 * (step / k - math.log(k)))
+    odds = math.exp(math.log(k) - step / k)  # k / exp(i / k), which does not overflow
+    return odds / (1.0 + odds)
 
 
 class RollOut(NamedTuple):
