@@ -51,7 +51,7 @@ def _find(module: str) -> ModuleSpec | None:
 @lru_cache
 def environment() -> dict[str, Any]:
     """Commit, versions and hardware of this process. Only what is imported already has its version read."""
-    names = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "safetensors")
+    names = ("torch", "torchtext", "numpy", "scipy", "sklearn", "matplotlib", "safetensors")
     versions = {name: str(getattr(sys.modules[name], "__version__", "?")) for name in names if name in sys.modules}
     return {
         "commit": _git("rev-parse", "HEAD"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dlpipe.spec.training  # noqa: F401 - registers every kind, those of other packages too
@@ -22,6 +22,8 @@ from dlpipe.spec.measures import MeasureSpec
 from dlpipe.spec.models import ModelSpec
 from dlpipe.spec.schedules import Duration
 from dlpipe.spec.selection import Select
+from dlpipe.spec.sequences import Sequential
+from dlpipe.spec.tasks import SequentialTask
 
 ON_A_DEVICE = frozenset({"pretrain", "finetune", "evaluate"})
 CLASSES = 10
@@ -35,8 +37,8 @@ TIME_MARGIN = 3.0
 MINUTES_TO_START = 10
 """Imports over a slow file system, a full node."""
 
-PROGRAM_MB = {"fetch": 400, "prepare": 600, "pretrain": 1500, "finetune": 1500, "evaluate": 1500, "plot": 800}
-"""What the imports take, torch's on a machine with CUDA among them."""
+PROGRAM_MB = {"fetch": 400, "prepare": 1500, "pretrain": 1500, "finetune": 1500, "evaluate": 1500, "plot": 800}
+"""What the imports take, torch's on a machine with CUDA among them; `prepare` imports it, with torchtext, for text."""
 DATA_COPIES = 3
 """Raw bytes, float32, what the layers below make of it, batches: in units of the float32 examples."""
 PARAMETER_COPIES = 8
@@ -80,6 +82,8 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
     examples, features = dataset.extent()
     if stage.rule in ("fetch", "prepare"):
         return Size(examples, features)
+    if isinstance(dataset, Sequential):
+        return _of_sequences(stage, dataset)
     if stage.rule == "evaluate":
         model = _model(stage)
         parameters = model.parameters(features, CLASSES)
@@ -102,6 +106,24 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
     trained = 0 if phase["train"] == "none" else tries
     trained_on = min(trained_on, labelled or trained_on)
     return _training(stage, phase["training"], trained_on, features, parameters, work, trained)
+
+
+def _of_sequences(stage: Stage, dataset: Sequential) -> Size:
+    """Of a stage that trains or evaluates on sequences, where `multiplications` are those of a step."""
+    steps, features = dataset.extent()
+    inputs, outputs = dataset.vocabulary_size() or features, dataset.vocabulary_size() or CLASSES
+    model = _model(stage)
+    parameters, a_step = model.parameters(inputs, outputs), model.multiplications(inputs, outputs)
+    if stage.rule == "evaluate":
+        return Size(steps, features, parameters, len(stage.seeds), flops=2.0 * a_step * steps * len(stage.seeds))
+    phase = stage.spec["phase"]
+    task: Any = _component("task", phase["task"], SequentialTask)
+    tries = Select.model_validate(phase["select"]).tries if phase["select"] else 1
+    trained = 0 if phase["train"] == "none" else tries
+    examples, length = task.examples(dataset)
+    size = _training(stage, phase["training"], examples, features, parameters, 6.0 * a_step * length, trained)
+    # A step of a sequence costs what a step of training does, where no kernel of the library goes through all of them.
+    return replace(size, examples=steps, steps=size.steps * length)
 
 
 def _measuring(stage: Stage, parameters: int, features: int, find: Callable[[str], Stage]) -> float:

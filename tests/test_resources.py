@@ -179,4 +179,4 @@ def test_the_sbatch_line_of_a_stage_that_computes_nothing(tmp_path):
     copy_workflow(tmp_path)
     write_experiment(tmp_path, EXPERIMENT + "resources: {gpu: 1}\n")
     calls = submissions(tmp_path, "--until", "prepare", "--retries", "0", "--config", "gpu_model=a100")
-    assert calls == ["10 --mem 602 --requeue --ntasks=1 --cpus-per-task=1"]
+    assert calls == ["10 --mem 1502 --requeue --ntasks=1 --cpus-per-task=1"]

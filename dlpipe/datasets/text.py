@@ -19,8 +19,12 @@ from torchtext.data import Field
 from torchtext.vocab import Vocab
 
 from dlpipe.datasets.sequences import SequenceExamples, Sequences, front
+from dlpipe.datasets.sources import DataError
 from dlpipe.datasets.vocabulary import END_OF_LINE, UNKNOWN
 from dlpipe.spec.sequences import WORD, Corpus
+
+LEAST = 20
+"""Tokens of which a twentieth is one."""
 
 
 def corpus(train: str, valid: str, test: str, spec: Corpus) -> SequenceExamples:
@@ -31,8 +35,13 @@ def corpus(train: str, valid: str, test: str, spec: Corpus) -> SequenceExamples:
 
 
 def corpus_of_one(text: str, spec: Corpus) -> SequenceExamples:
-    """A text without parts: nine tenths to train on, a twentieth each for validation and test, in this order."""
+    """A text without parts: nine tenths to train on, a twentieth each for validation and test, in this order.
+
+    Raises DataError as `corpus` does, and for a text of which there is nothing for one of them.
+    """
     tokens: Sequence[str] = words(text) if spec.by == WORD else text
+    if len(tokens) < LEAST:
+        raise DataError(f"a text of {len(tokens)} {spec.by}s cannot be cut into three parts: it takes at least {LEAST}")
     first, second = len(tokens) * 9 // 10, len(tokens) * 19 // 20
     return _examples((tokens[:first], tokens[first:second], tokens[second:]), spec)
 

@@ -16,19 +16,15 @@ from dlpipe.spec.figures import (
     Reconstructions,
 )
 
+OUTCOMES = ("test_error", "test_reconstruction_error", "test_log_likelihood", "test_perplexity", "test_loss")
+"""Metrics of which the first that is there is what an experiment comes to."""
+
 
 def default_figures(data: FigureData) -> list[FigureSpec]:
     """In the order of the report: the outcome, how it came about, what was learned, what goes wrong."""
     figures: list[FigureSpec] = []
     metrics, histories = data.metric_names(), data.history_names()
-    outcome = next(
-        (
-            name
-            for name in ("test_error", "test_reconstruction_error", "test_log_likelihood", "test_loss")
-            if name in metrics
-        ),
-        None,
-    )
+    outcome = next((name for name in OUTCOMES if name in metrics), None)
     if outcome and data.open_axes:
         figures.append(Comparison(metric=outcome))
     last = max((phase for phase, _ in histories if phase.startswith("finetune")), default="finetune/1")

@@ -24,6 +24,8 @@ def metric_unit(metric: str) -> str:
         return "nats"
     if metric.endswith(("error", "accuracy")) and not metric.endswith("reconstruction_error"):
         return "%"
+    if metric.endswith("bits_per_token"):
+        return "bits"
     if metric.endswith("seconds"):
         return "s"
     if metric.endswith(("loss", "likelihood", "partition")):

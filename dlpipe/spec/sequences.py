@@ -30,8 +30,11 @@ class Sequential(DatasetSpec):
     """What is to be told: the step that comes next, a class at each step (or at some), or one thing at the end."""
 
     def extent(self) -> tuple[int, int]:
-        """Steps of the source and numbers a step, by which jobs are sized; no result depends on them."""
-        raise NotImplementedError
+        """Steps of the source and numbers a step, by which jobs are sized; no result depends on them.
+
+        A kind that does not say is taken for a short text.
+        """
+        return 1_000_000, 1
 
     def vocabulary_size(self) -> int:
         """Tokens that there are, as far as one knows before the data are read: for the sizes of jobs alone.
@@ -120,12 +123,12 @@ class TinyShakespeare(Corpus):
 
 
 class Pydoc(Corpus):
-    """The help topics of the Python that runs this: some 500,000 characters of English or more, by its version; no
-    network. Nine tenths of them to train on."""
+    """The help topics of the Python that runs this: about 500,000 characters of English, by its version; no network.
+    Nine tenths of them to train on."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.corpora:Pydoc"
-    words: ClassVar[int] = 100_000
-    characters: ClassVar[int] = 700_000
+    words: ClassVar[int] = 80_000
+    characters: ClassVar[int] = 500_000
     kind: Literal["pydoc"] = "pydoc"
 
 
@@ -142,8 +145,8 @@ class Text(Corpus):
     @model_validator(mode="after")
     def _one_file_or_three(self) -> Text:
         if (self.valid_text is None) != (self.test_text is None):
-            missing = "test_text" if self.test_text is None else "valid_text"
-            raise misuse(f"text comes as one file, or as three: {missing} is missing", missing)
+            given, missing = ("valid_text", "test_text") if self.test_text is None else ("test_text", "valid_text")
+            raise misuse(f"text comes as one file, or as three: {missing} is missing", given)
         return self
 
     @property
@@ -325,7 +328,12 @@ class Increments(GeneratedSequences):
     implementation: ClassVar[str] = "dlpipe.datasets.generated:Increments"
     tokens: ClassVar[bool] = True
     kind: Literal["increments"] = "increments"
-    digits: int = Field(3, ge=1, le=9, description="of each number, with leading zeros")
+    digits: int = Field(
+        5,
+        ge=1,
+        le=9,
+        description="of each number, with leading zeros; few make few sequences, seen in training and test",
+    )
     numbers: int = Field(8, ge=2, description="of a sequence")
 
     @model_validator(mode="after")

@@ -11,6 +11,9 @@ from dlpipe.spec.datasets import DatasetSpec
 from dlpipe.spec.feeding import Feed, TeacherForcing
 from dlpipe.spec.sequences import Corpus, GeneratedSequences, Sequential
 
+TYPICAL_SEQUENCES = 500
+"""Of a collection that does not say how many it has."""
+
 
 class TaskSpec(Component):
     family: ClassVar[str] = "task"
@@ -142,6 +145,11 @@ class SequentialTask(TaskSpec):
         """Whether such sequences have what is asked."""
         raise NotImplementedError
 
+    def examples(self, dataset: Sequential) -> tuple[int, int]:
+        """How many an epoch has, about, and their length in steps: by which jobs are sized."""
+        sequences = dataset.train or TYPICAL_SEQUENCES
+        return sequences, max(1, dataset.extent()[0] // sequences)
+
 
 OverTime = Literal["sum", "mean"]
 
@@ -167,6 +175,12 @@ class LanguageModel(SequentialTask):
     @classmethod
     def suits(cls, dataset: Sequential) -> bool:
         return dataset.tokens and dataset.target == "next_step"
+
+    def examples(self, dataset: Sequential) -> tuple[int, int]:
+        steps = dataset.extent()[0]
+        if isinstance(dataset, Corpus):
+            steps = min(steps, dataset.train or steps)
+        return max(1, steps // self.unroll), self.unroll
 
 
 class Continuation(SequentialTask):

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dlpipe.tasks.base import CHUNK, Measured, Sequences, evaluating, of_every_sequence_split
+from dlpipe.tasks.softmax import cross_entropy_in_place
 
 NOT_ASKED = -1
 
@@ -51,7 +52,7 @@ class LanguageModel:
         gradient ends there.
         """
         logits, state = model(tokens, generator, state=tuple(carried) or None)
-        loss = cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss = cross_entropy_in_place(logits.flatten(0, 1), targets.flatten())
         objective = tokens.shape[1] * loss if self.over_time == "sum" else loss
         objective.backward()  # type: ignore[no-untyped-call]
         carried[:] = [tensor.detach() for tensor in state]

@@ -224,7 +224,7 @@ def test_golden_sequences() -> None:
         "look_ahead": "ddaceaeeb",
         "arithmetic": "717mwhyvfmfu19ymd7+5w=717202.",
         "xml": "<rapzaxwg></rapzaxwg><chbyhvhff></chbyhvhff><jut><yem></yem></jut>",
-        "increments": "698 699 700 701 702 703 704 705.",
+        "increments": "70361 70362 70363 70364 70365 70366 70367 70368.",
     }
     np.testing.assert_allclose(adding.inputs[:3, 0], [0.70366, 0.68577, 0.01549], atol=1e-5)
     np.testing.assert_allclose(adding.targets[:2], [1.00476, 1.01307], atol=1e-5)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torchtext.data import Field
+from torchtext.datasets import LanguageModelingDataset
 
 from dlpipe.artifacts import ArtifactError, Store
 from dlpipe.datasets import text
@@ -44,6 +46,17 @@ def test_words_are_as_in_mikolovs_penn_treebank(tmp_path: Path) -> None:
     assert got.train.inputs.dtype == np.int32
     assert got.train.lengths.tolist() == [11]
     assert (got.train.targets, got.classes, got.scale) == (None, (), 1.0)
+
+
+def test_tokens_and_vocabulary_are_torchtexts_own(tmp_path: Path) -> None:
+    write_ptb(tmp_path)
+    field = Field(eos_token="<eos>", pad_token=None)
+    train, test = (LanguageModelingDataset(str(tmp_path / Ptb.files[part]), field) for part in (0, 2))
+    field.build_vocab(train)
+    got = Ptb.parse(tmp_path, specs.Ptb())
+    assert got.vocabulary == tuple(field.vocab.itos)
+    assert got.train.inputs.tolist() == [field.vocab[token] for token in train[0].text]
+    assert got.test.inputs.tolist() == [field.vocab[token] for token in test[0].text]
 
 
 def test_a_smaller_vocabulary_keeps_the_frequent_words(tmp_path: Path) -> None:
@@ -104,6 +117,12 @@ def test_one_text_is_cut_by_position_at_nine_tenths_and_nineteen_twentieths(tmp_
     assert [part.steps for part in got.parts().values()] == [189, 10, 11]
     assert "".join("".join(spelt(got, part)) for part in got.parts()) == content
     assert sorted(got.vocabulary or ()) == sorted(set(content))
+
+
+def test_a_text_that_is_too_short_to_be_cut() -> None:
+    assert [part.steps for part in text.corpus_of_one("a" * 20, specs.Text(text="x")).parts().values()] == [18, 1, 1]
+    with pytest.raises(DataError, match="a text of 19 characters cannot be cut into three parts: it takes at least 20"):
+        text.corpus_of_one("a" * 19, specs.Text(text="x"))
 
 
 def test_words_of_one_text() -> None:

@@ -166,7 +166,71 @@ TRACES = {
     "energy-noise-contrastive": Trace(
         {**ENERGY, "activation": "softplus"}, {"kind": "adam"}, CONSTANT, {"kind": "noise_contrastive", "noise": 2}
     ),
+    "language-model": Trace(
+        {"kind": "recurrent", "cell": "lstm", "units": [8, 6], "dropout": 0.2, "init_range": 0.5, "init": "uniform"},
+        {"kind": "sgd", "momentum": 0.9},
+        {"kind": "step", "every": {"epochs": 1.0}, "factor": 0.5, "after": {"epochs": 2.0}},
+        {"kind": "language_model", "unroll": 4},
+    ),
+    "next-frame": Trace(
+        {"kind": "recurrent", "cell": "gru", "units": [8]}, {"kind": "adam"}, CONSTANT, {"kind": "next_frame"}
+    ),
+    "tagging": Trace(
+        {"kind": "recurrent", "cell": "elman", "units": [8], "directions": "both"},
+        {"kind": "adam"},
+        CONSTANT,
+        {"kind": "tagging"},
+    ),
+    "sequence-regression": Trace(
+        {"kind": "recurrent", "cell": "lstm", "units": [8], "forget_bias": 1.0},
+        {"kind": "adam"},
+        CONSTANT,
+        {"kind": "sequence_regression"},
+    ),
 }
+
+
+SEQUENCE_TASKS: dict[str, Mapping[str, Any]] = {
+    "language_model": {"tokens": 5, "targets": None},
+    "next_frame": {"tokens": None, "targets": None},
+    "tagging": {"tokens": 5, "targets": "step"},
+    "sequence_regression": {"tokens": None, "targets": "sequence"},
+}
+"""What sequences a task is asked of: how many different tokens, and what has a target."""
+
+
+def sequences(store: Store, tokens: int | None, targets: str | None) -> str:
+    """Sequences of 3 to 8 steps, of tokens that mostly count up or of 3 zeros and ones that mostly stay; a tag a step
+    tells the token before, none at first, and a target a sequence the share of ones."""
+    spec = {"sizes": SIZES, "tokens": tokens, "targets": targets}
+    stage = Stage("prepare", "golden", spec, {"raw": "golden-000000000000"})
+    if store.is_done("prepare", stage.id):
+        return stage.id
+    generator = torch.Generator().manual_seed(0)
+    tensors, steps = {}, {}
+    for split, n in SIZES.items():
+        lengths = torch.randint(3, 9, (n,), generator=generator)
+        steps[split] = int(lengths.sum())
+        drawn = torch.rand(steps[split], 3, generator=generator)
+        if tokens is not None:
+            inputs = (drawn[:, 0] < 0.8).int().cumsum(0).int() % tokens
+        else:
+            inputs = ((drawn < 0.2).int().cumsum(0) % 2).to(torch.uint8)
+        tensors |= {f"{split}.inputs": inputs, f"{split}.lengths": lengths}
+        if targets == "step":
+            before = inputs.roll(1).long()
+            before[lengths.cumsum(0) - lengths] = -1
+            tensors[f"{split}.targets"] = before
+        elif targets == "sequence":
+            parts = inputs.float().split(lengths.tolist())
+            tensors[f"{split}.targets"] = torch.stack([part.mean() for part in parts])
+    with store.make(stage) as draft:
+        save_file(tensors, draft.folder / "data.safetensors")
+        shape, classes = ([], list("abcde")) if tokens is not None else ([3], [])
+        draft.extra.update(
+            input_shape=shape, classes=classes, scale=1.0, sizes=SIZES, terms="none", tokens=tokens, steps=steps
+        )
+    return stage.id
 
 
 def data(store: Store, shape: tuple[int, ...] = SHAPE, *, real_targets: bool = False) -> str:
@@ -196,7 +260,11 @@ def data(store: Store, shape: tuple[int, ...] = SHAPE, *, real_targets: bool = F
 def run(name: str, store: Store, rate: float = 1.0) -> str:
     """The trace's text: a comment line for each version, then history.csv."""
     trace = TRACES[name]
-    stage = trace.stage(data(store, trace.shape, real_targets=trace.task["kind"] == "regression"), rate)
+    if trace.task["kind"] in SEQUENCE_TASKS:
+        prepared = sequences(store, **SEQUENCE_TASKS[trace.task["kind"]])
+    else:
+        prepared = data(store, trace.shape, real_targets=trace.task["kind"] == "regression")
+    stage = trace.stage(prepared, rate)
     artifact = {"pretrain": pretrain.run, "finetune": finetune.run}[trace.rule](stage, store, device="cpu")
     versions = "".join(f"# {part} {version}\n" for part, version in trace.versions().items())
     return versions + artifact.path("history.csv").read_text()

@@ -38,6 +38,7 @@ SEEN_BY_THE_SCHEMA = [
     "null-where-required",
     "skip",
     "claim-half",
+    "sequence-scaled",
 ]
 
 
