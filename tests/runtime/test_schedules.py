@@ -25,6 +25,15 @@ def test_step_in_every_unit(every: Duration) -> None:
     assert factors(Step(every=every, factor=0.5), 6) == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
 
 
+def test_step_that_waits_as_zaremba_has_it() -> None:
+    """The first 2 epochs at the full rate, then half as much in each: 0.5 ** max(epoch + 1 - 2, 0) from epoch 0 on."""
+    spec = Step(every=Duration(epochs=1.0), factor=0.5, after=Duration(epochs=2.0))
+    assert factors(spec, 50) == [0.5 ** max(epoch + 1 - 2, 0) for epoch in range(5) for _ in range(10)]
+    waits_as_long = Step(every=Duration(steps=3), factor=0.5, after=Duration(steps=3))
+    assert factors(waits_as_long, 12) == factors(Step(every=Duration(steps=3), factor=0.5), 12)
+    assert "after" not in Step(every=Duration(steps=3)).model_dump()
+
+
 def test_cosine_by_its_values_at_the_quarters() -> None:
     result = factors(Cosine(floor=0.2), 4)
     expected = [1.0, 0.2 + 0.8 * (1 + math.sqrt(0.5)) / 2, 0.6, 0.2 + 0.8 * (1 - math.sqrt(0.5)) / 2]
