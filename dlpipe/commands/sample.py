@@ -24,9 +24,8 @@ OF_TEXT = {"prompt": None, "length": 1000, "temperature": 1.0}
     "through the layers below: pictures, by Gibbs sampling. Of a model that was trained to tell the next token: "
     f"text, which is printed.\n\n{WHAT}",
     epilog=examples(
-        "dlpipe sample depth --where pretraining=rbm --where depth=1",
         "dlpipe sample depth --where pretraining=rbm --where depth=3 --count 10 --to samples.npz",
-        "dlpipe sample scheduled_sampling --where feed=scheduled --prompt '698 ' --length 28 --temperature 0",
+        "dlpipe sample scheduled_sampling --where feed=sampling --prompt '698 ' --length 28 --temperature 0",
     ),
 )
 @experiment_options
