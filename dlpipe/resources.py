@@ -130,7 +130,7 @@ def _measuring(stage: Stage, parameters: int, features: int, find: Callable[[str
     """Operations of one seed that the measures take, of the model of so many parameters or of the lowest layer."""
     declared = [_component("measure", each, MeasureSpec) for each in stage.spec.get("measures", ())]
     measures = [measure for measure in declared if not measure.of_history]
-    if measures and not _model(stage).generative:
+    if measures and not _model(stage).measured:
         lowest = find(stage.inputs["layers"][0]).spec
         parameters = _component("layer", lowest["layer"], LayerSpec).parameters(features, int(lowest["units"]))
     return float(sum(measure.flops(parameters) for measure in measures))

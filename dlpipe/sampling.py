@@ -1,4 +1,4 @@
-"""Samples of what was trained: of an RBM, of a stack of them, of a whole generative model, or text of one that writes."""
+"""Samples of what was trained: an RBM, a stack of them, a whole generative model, or one that writes text."""
 
 from __future__ import annotations
 

@@ -196,9 +196,15 @@ class RBM(Conditionals, nn.Module):
         # One product of the two phases: [visible, 2B] @ [2B, hidden].
         dv = torch.cat((v, particles), dim=-2)
         dh = torch.cat((self._data_term(positive), negative / negative.shape[-2]), dim=-2)
-        torch.matmul(dv.mT, dh, out=gradient(self.W))
+        product(dv.mT, dh, out=gradient(self.W))
         torch.sum(dh, dim=-2, out=gradient(self.hbias))
-        torch.sub(particles.mean(dim=-2), v.mean(dim=-2), out=gradient(self.vbias))
+        metrics = {"hidden_activity": positive.mean()}
+        if self.persistent:
+            torch.sub(particles.mean(dim=-2), v.mean(dim=-2), out=gradient(self.vbias))
+        else:
+            difference = particles - v
+            torch.mean(difference, dim=-2, out=gradient(self.vbias))
+            metrics["reconstruction_error"] = difference.square_().sum(dim=(-2, -1)) / v.shape[-2]
         if self.centred:
             self._centre(v, positive)
         if self.fast_rate:
@@ -208,8 +214,7 @@ class RBM(Conditionals, nn.Module):
                 (self.fast_vbias, self.vbias),
             ):
                 fast.mul_(FADING).sub_(gradient(parameter), alpha=self.fast_rate)
-        metrics = {"hidden_activity": positive.mean()}
-        return metrics if self.persistent else metrics | {"reconstruction_error": squared_error(particles, v)}
+        return metrics
 
     def _centre(self, v: Tensor, positive: Tensor) -> None:
         """Turns the plain gradient in `.grad` into the centred one; then moves the offsets to the batch's means."""
@@ -334,6 +339,14 @@ def gradient(parameter: Tensor) -> Tensor:
     if parameter.grad is None:
         parameter.grad = torch.empty_like(parameter)
     return parameter.grad
+
+
+def product(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """a @ b into `out`, in the type that autocast multiplies in: it does not reach products that are given an `out`."""
+    if torch.is_autocast_enabled(out.device.type):
+        out.copy_(a @ b)
+    else:
+        torch.matmul(a, b, out=out)
 
 
 def squared_error(reconstruction: Tensor, v: Tensor) -> Tensor:

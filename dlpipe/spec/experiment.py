@@ -103,7 +103,8 @@ class Experiment(Spec):
     finetune: OneOrMany[Phase] = Field(description="one phase, or a list of phases in their order")
     measures: Annotated[tuple[Measure, ...], Many] = Field(
         (),
-        description="what evaluate measures of the history, and of a generative model or the lowest pretrained layer",
+        description="what evaluate measures of the history, and of a generative or recurrent model or the lowest "
+        "pretrained layer",
     )
     axes: dict[str, dict[Level, Patch]] = Field(
         default_factory=dict, description="the comparison: axes, their levels, each a patch"
@@ -162,10 +163,10 @@ class Experiment(Spec):
                 raise misuse(f"{measure.kind} is among the measures twice", "measures", position)
             if measure.of_history:
                 continue
-            if not self.model.generative and not self.layer_units:
+            if not self.model.measured and not self.layer_units:
                 message = f"{measure.kind} is a measure of the lowest pretrained layer, and no layer is pretrained"
                 raise misuse(message, "measures", position)
-            subject = self.model if self.model.generative else self.recipe(0).layer
+            subject = self.model if self.model.measured else self.recipe(0).layer
             unfit = measure.unfit(subject, self.dataset)
             if unfit is not None:
                 raise misuse(unfit, "measures", position)

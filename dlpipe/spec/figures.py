@@ -84,6 +84,13 @@ class Code(FigureSpec):
     kind: Literal["code"] = "code"
 
 
+class Gradients(FigureSpec):
+    """How far back a gradient reaches, by the measure `gradient_by_distance`: its norm against the distance."""
+
+    implementation: ClassVar[str] = "dlpipe.figures.gradients:draw"
+    kind: Literal["gradients"] = "gradients"
+
+
 class Landscape(FigureSpec):
     """The density of an energy-based model over the plane, a panel a variant."""
 

@@ -1,5 +1,5 @@
-"""What `evaluate` measures besides the task's metrics: of a generative model, else of the lowest pretrained layer; and
-of the history of training."""
+"""What `evaluate` measures besides the task's metrics: of a generative or recurrent model, else of the lowest
+pretrained layer; and of the history of training."""
 
 from __future__ import annotations
 
@@ -94,12 +94,34 @@ class Fantasies(MeasureSpec):
     gibbs_steps: PositiveInt = Field(1_000, description="from where the chains begin")
 
     def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
-        if isinstance(subject, ModelSpec) or subject.samples:  # a model is asked only if it is generative
+        if subject.generative if isinstance(subject, ModelSpec) else subject.samples:
             return None
         return f"fantasies are drawn from a model of the data; what is measured here is of kind {subject.slug}"
 
     def flops(self, parameters: int) -> float:
         return 4.0 * parameters * self.count * self.gibbs_steps
+
+
+class GradientByDistance(MeasureSpec):
+    """How far back a gradient reaches in a recurrent network, for the figure `gradients`: the norm of that of the last
+    output by the state so many steps before (Bengio et al. 1994, Pascanu et al. 2013)."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.gradients:GradientByDistance"
+    kind: Literal["gradient_by_distance"] = "gradient_by_distance"
+    steps: PositiveInt = Field(
+        100, ge=2, description="of a window of the test split; as many as the longest sequence has, if that is shorter"
+    )
+    windows: PositiveInt = Field(20, description="over which the norms are averaged, evenly spaced")
+
+    def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
+        if not (isinstance(subject, ModelSpec) and subject.sequential):
+            return f"gradient_by_distance is a measure of a recurrent model, not of a {subject.slug}"
+        if getattr(subject, "directions", "one") != "one":
+            return "gradient_by_distance goes back from the last output: the model must read in one direction"
+        return None
+
+    def flops(self, parameters: int) -> float:
+        return 6.0 * parameters * self.steps * self.windows
 
 
 class StepsUntil(MeasureSpec):

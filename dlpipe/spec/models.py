@@ -23,6 +23,11 @@ class ModelSpec(Component):
     """Whether it is a model of sequences, which is told whether their steps are `tokens`."""
 
     @property
+    def measured(self) -> bool:
+        """Whether the measures are of the model, and not of the lowest pretrained layer."""
+        return self.generative or self.sequential
+
+    @property
     def slug(self) -> str:
         """For the names of artifacts."""
         return self.kind  # type: ignore[attr-defined]

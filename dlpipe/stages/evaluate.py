@@ -108,8 +108,9 @@ class Evaluation:
                 rows = [(row.phase, row.step, row.metric, row.value) for row in self.history if row.seed == seed]
                 measured |= measure(rows)
                 continue
-            subject = model if model_spec.generative else self.layers.stack(seed, self.device).layers[0]
-            measured |= measure(subject, self.inputs, stream(seed, f"evaluate/{spec.kind}", device=self.device))
+            subject = model if model_spec.measured else self.layers.stack(seed, self.device).layers[0]
+            inputs = self.splits if model_spec.sequential else self.inputs
+            measured |= measure(subject, inputs, stream(seed, f"evaluate/{spec.kind}", device=self.device))
         return measured
 
     def _seconds(self, seed: int) -> float:

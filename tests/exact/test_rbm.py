@@ -399,6 +399,23 @@ def test_step_overwrites_what_gradient_was_there() -> None:
     torch.testing.assert_close(gradients(layer), first, rtol=0.0, atol=0.0)
 
 
+@pytest.mark.parametrize("options", [{}, {"persistent": True, "chains": 20}])
+def test_under_autocast_the_product_that_gives_the_gradient_is_in_bfloat16_too(options: dict[str, object]) -> None:
+    exact, rounded = (RBM(30, 20, **options) for _ in range(2))  # type: ignore[arg-type]
+    v = (torch.rand(200, 30, generator=generator()) < 0.3).float()
+    for layer in (exact, rounded):
+        layer.initialise(v.mean(0), generator(1))
+    exact.step(v, generator(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded.step(v, generator(2))
+    ours, theirs = gradients(rounded), gradients(exact)
+    assert all(each.dtype == torch.float32 for each in ours.values())
+    assert torch.equal(ours["W"], ours["W"].bfloat16().float())
+    assert not torch.equal(ours["hbias"], ours["hbias"].bfloat16().float()), "sums over the batch stay in float32"
+    # Means over 200 examples, and a rounding by up to 0.4 % moves a unit over its threshold in one of them, or two.
+    torch.testing.assert_close(ours, theirs, rtol=0.0, atol=0.02)
+
+
 # Learning
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from dlpipe.figures import codes, comparison, confusion, curves, images, landscapes
+from dlpipe.figures import codes, comparison, confusion, curves, gradients, images, landscapes
 from dlpipe.figures.canvas import best_columns, to_svg, use_style
 from dlpipe.figures.data import FigureData, NothingToDraw, VariantData, line_axis, showcase
 from dlpipe.figures.defaults import default_figures
@@ -127,6 +127,7 @@ def test_more_than_six_lines_get_more_panels() -> None:
         (images.draw_fantasies, {}, r"no run has fantasies; declare"),
         (confusion.draw, {"where": {"pretraining": "other"}}, r"no run has a confusion matrix"),
         (codes.draw, {}, r"no run has a code that is two wide"),
+        (gradients.draw, {}, r"no run has norms by distance: add {kind: gradient_by_distance} to measures"),
     ],
 )
 def test_what_is_not_there_is_named(data: FigureData, draw, fields: dict, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -347,3 +348,22 @@ def test_samples_are_drawn_over_the_variants_that_have_them() -> None:
     assert default_figures(data)[-2:] == [Landscape(), Landscape(points="samples")]
     with pytest.raises(NothingToDraw, match="no run has a density in the plane with samples over it"):
         landscapes.draw(data=data.slice({"estimator": "exact"}), title=None, where={}, points="samples")
+
+
+def test_gradients_are_drawn_against_the_distance() -> None:
+    """The geometric mean over the seeds of two blocks; nothing where no gradient is left."""
+    norms = {"elman": [[1.0, 0.1, 0.0], [1.0, 0.3, 0.0]], "lstm": [[1.0, 0.9, 0.8], [1.0, 0.7, 0.4]]}
+    variants = []
+    for cell, seeds in norms.items():
+        variant = VariantData({"cell": cell}, [])
+        variant.__dict__["output_names"] = ["gradient_by_distance"]
+        variant.outputs = lambda name, seeds=seeds: [np.array([row]) for row in seeds]  # type: ignore[method-assign]
+        variants.append(variant)
+    picture = gradients.draw(data=FigureData({"cell": list(norms)}, variants), title=None, where={})
+    (place,) = picture.figure.axes
+    elman, lstm = place.lines
+    assert elman.get_xdata().tolist() == [1, 2, 3]
+    assert elman.get_ydata()[:2].tolist() == pytest.approx([1.0, math.sqrt(0.03)])
+    assert math.isnan(elman.get_ydata()[2])
+    assert lstm.get_ydata().tolist() == pytest.approx([1.0, math.sqrt(0.63), math.sqrt(0.32)])
+    assert place.get_yscale() == "log"

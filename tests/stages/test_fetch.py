@@ -735,7 +735,7 @@ def test_a_users_file_that_changed_since_planning_is_refused(store: Store, tmp_p
 
 
 def test_an_unknown_kind_is_named() -> None:
-    with pytest.raises(DataError, match="no dataset kind 'nothing'; there are digits"):
+    with pytest.raises(DataError, match="no dataset kind 'nothing'; there are adding, "):
         dataset_spec({"kind": "nothing"})
 
 
