@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +13,16 @@ from torch.nn.functional import cross_entropy
 
 from dlpipe.models.recurrent import Recurrent
 from dlpipe.runtime.batches import Bucketed
+from dlpipe.runtime.checkpoints import Checkpoints
 from dlpipe.runtime.data import SequenceSplit
 from dlpipe.runtime.loop import Job, from_cleared, train
+from dlpipe.runtime.stopping import Interrupted
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.feeding import AlwaysSampling, Exponential, InverseSigmoid, Linear, TeacherForcing
 from dlpipe.spec.training import TrainingSpec
 from dlpipe.tasks.continuation import Continuation
 from dlpipe.tasks.feeding import continued, drawn, roll_out
+from tests.runtime.test_batches import StopAt
 
 VOCABULARY, PROMPT = 5, 3
 CELLS = ["elman", "jordan", "lstm", "gru", "mut1"]
@@ -218,21 +222,21 @@ def test_errors_by_hand() -> None:
     assert found["error"] != found["free_running_error"]
 
 
-def trained(feed: Any) -> tuple[list[Any], dict[str, Tensor]]:
+def job(feed: Any) -> Job:
     model, asked = network(dropout=0.2), task(feed)
-    job = Job(
-        model,
-        from_cleared(model, lambda *batch: asked.step(model, *batch)),
-        dict,
-        Bucketed(split()),
-        stage="stage",
-        phase="phase",
-        seed=0,
-        at=asked.at,
-    )
-    training = {"duration": {"steps": 8}, "optimizer": {"kind": "sgd", "learning_rate": 0.1}, "batch_size": 5}
-    outcome = train(job, TrainingSpec.model_validate({**training, "validate_every": {"steps": 1}}))
-    return [metrics for _, _, metrics in outcome.validations], model.state_dict()
+    step = from_cleared(model, lambda *batch: asked.step(model, *batch))
+    return Job(model, step, dict, Bucketed(split()), stage="stage", phase="phase", seed=0, at=asked.at)
+
+
+def training() -> TrainingSpec:
+    declared = {"duration": {"steps": 8}, "optimizer": {"kind": "sgd", "learning_rate": 0.1}, "batch_size": 3}
+    return TrainingSpec.model_validate({**declared, "validate_every": {"steps": 1}})
+
+
+def trained(feed: Any) -> tuple[list[Any], dict[str, Tensor]]:
+    declared = job(feed)
+    outcome = train(declared, training())
+    return [metrics for _, _, metrics in outcome.validations], declared.module.state_dict()
 
 
 def test_the_loop_tells_the_task_which_update_comes() -> None:
@@ -245,3 +249,17 @@ def test_a_schedule_that_stays_at_an_end_trains_as_that_end() -> None:
         (some, found), (other, wanted) = trained(constant), trained(end)
         assert [each["train_loss"] for each in some] == [each["train_loss"] for each in other]
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("at", [3, 5])
+def test_resumed_it_goes_on_where_the_schedule_was(tmp_path: Path, at: int) -> None:
+    feed = InverseSigmoid(k=3.0)
+    undisturbed, stopped, resumed = job(feed), job(feed), job(feed)
+    expected = train(undisturbed, training())
+    with pytest.raises(Interrupted):
+        train(stopped, training(), checkpoints=Checkpoints(tmp_path, {}), stopping=StopAt(at))
+    saved = Checkpoints(tmp_path, {}).load(resumed.unit)
+    outcome = train(resumed, training(), saved=saved)
+    assert [tuple(each) for each in outcome.validations] == expected.validations
+    wanted = undisturbed.module.state_dict()
+    assert all(torch.equal(resumed.module.state_dict()[name], wanted[name]) for name in wanted)
