@@ -25,7 +25,7 @@ OF_TEXT = {"prompt": None, "length": 1000, "temperature": 1.0}
     f"text, which is printed.\n\n{WHAT}",
     epilog=examples(
         "dlpipe sample depth --where pretraining=rbm --where depth=3 --count 10 --to samples.npz",
-        "dlpipe sample scheduled_sampling --where feed=sampling --prompt '698 ' --length 28 --temperature 0",
+        "dlpipe sample scheduled_sampling --where feed=inverse_sigmoid --prompt '698 ' --length 28 --temperature 0",
     ),
 )
 @experiment_options
