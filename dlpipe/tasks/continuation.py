@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dlpipe.tasks.base import CHUNK, Measured, Sequences, evaluating, of_every_sequence_split
-from dlpipe.tasks.feeding import continued, roll_out
+from dlpipe.tasks.feeding import continued, fed
 from dlpipe.tasks.sequences import NOT_ASKED
 
 
@@ -45,7 +45,8 @@ class Continuation:
     def step(self, model: nn.Module, tokens: Tensor, lengths: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Adds the gradient of the mean loss over the batch's tokens to `.grad`; tokens [B, T], lengths [B]."""
         targets = self.asked(tokens, lengths)
-        logits = roll_out(model, tokens[:, :-1], generator, given=self.prompt, epsilon=self.epsilon).logits
+        inputs = fed(model, tokens[:, :-1], generator, given=self.prompt, epsilon=self.epsilon).tokens
+        logits, _ = model(inputs, generator)
         loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NOT_ASKED)
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach(), "epsilon": loss.new_tensor(self.epsilon)}

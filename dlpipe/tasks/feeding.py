@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dlpipe.tasks.base import evaluating
+
 
 def teacher_forcing(step: int) -> float:
     return 1.0
@@ -49,18 +51,16 @@ def inverse_sigmoid(step: int, *, k: float) -> float:
     return odds / (1.0 + odds)
 
 
-class RollOut(NamedTuple):
-    """A model taken through sequences."""
+class Fed(NamedTuple):
+    """What a model is given, step by step."""
 
-    logits: Tensor
-    """[B, T, tokens]."""
-    fed: Tensor
-    """[B, T] the tokens that it saw."""
+    tokens: Tensor
+    """[B, T]."""
     gold: Tensor
     """[B, T] bool: whether the data's was taken, be it that the model had the same."""
 
 
-def roll_out(
+def fed(
     model: nn.Module,
     gold: Tensor,
     generator: torch.Generator | None = None,
@@ -68,27 +68,25 @@ def roll_out(
     given: int,
     epsilon: float,
     state: Any = None,
-) -> RollOut:
-    """Through as many steps as gold [B, T] has, from `state`; the first `given` tokens, 1 or more, are gold.
+) -> Fed:
+    """Tokens to train on for gold [B, T]: the first `given`, 1 or more, are gold, each of the others with probability
+    `epsilon`, or else it is the model's own, which is in evaluation mode and starts from `state`.
 
-    Each of the others is gold with probability `epsilon`, or else drawn from the step before. With 1 nothing is drawn,
-    and all steps are one call of the model; otherwise each is one. The coins come first out of `generator`, all
-    together; then what the steps draw.
+    As no gradient goes through a draw, one call of the model on these tokens then gives the logits and the gradient of
+    all steps. The coins come first out of `generator`, all together; then what the steps draw.
     """
     coins = torch.ones(gold.shape, dtype=torch.bool, device=gold.device)
     if epsilon >= 1.0 or given >= gold.shape[1]:
-        logits, _ = model(gold, generator, state=state)
-        return RollOut(logits, gold, coins)
+        return Fed(gold, coins)
     coins[:, given:] = torch.rand(gold[:, given:].shape, generator=generator, device=gold.device) < epsilon
-    logits, state = model(gold[:, :given], generator, state=state)
-    steps, fed = [logits], [gold[:, :given]]
-    for t in range(given, gold.shape[1]):
-        own = drawn(logits[:, -1].detach(), generator=generator)
-        token = torch.where(coins[:, t], gold[:, t], own)[:, None]
-        logits, state = model(token, generator, state=state)
-        steps.append(logits)
-        fed.append(token)
-    return RollOut(torch.cat(steps, dim=1), torch.cat(fed, dim=1), coins)
+    tokens = gold.clone()
+    with evaluating(model):
+        logits, state = model(tokens[:, :given], state=state)
+        for t in range(given, gold.shape[1]):
+            own = drawn(logits[:, -1], generator=generator)
+            tokens[:, t] = torch.where(coins[:, t], gold[:, t], own)
+            logits, state = model(tokens[:, t : t + 1], state=state)
+    return Fed(tokens, coins)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from dlpipe.runtime.streams import stream
 from dlpipe.spec.feeding import AlwaysSampling, Exponential, InverseSigmoid, Linear, TeacherForcing
 from dlpipe.spec.training import TrainingSpec
 from dlpipe.tasks.continuation import Continuation
-from dlpipe.tasks.feeding import continued, drawn, roll_out
+from dlpipe.tasks.feeding import continued, drawn, fed
 from tests.runtime.test_batches import StopAt
 
 VOCABULARY, PROMPT = 5, 3
@@ -99,39 +99,60 @@ def test_with_epsilon_one_a_step_is_bit_identical_to_teacher_forcing(cell: str) 
 def test_with_epsilon_zero_it_is_bit_identical_to_free_running(cell: str) -> None:
     """The model on its own, from a generator of which the coins have been taken before."""
     model, tokens = network(cell), gold()
-    rolled = roll_out(model, tokens, generator(), given=PROMPT, epsilon=0.0)
+    rolled = fed(model, tokens, generator(), given=PROMPT, epsilon=0.0)
     own = generator()
     torch.rand(4, 6, generator=own)
     written = continued(model, tokens[:, :PROMPT], 6, 1.0, own)
-    assert torch.equal(rolled.fed, torch.cat((tokens[:, :PROMPT], written), dim=1))
+    assert torch.equal(rolled.tokens, torch.cat((tokens[:, :PROMPT], written), dim=1))
     assert not rolled.gold[:, PROMPT:].any()
     assert rolled.gold[:, :PROMPT].all()
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_step_by_step_is_as_one_call_whatever_is_fed(cell: str) -> None:
-    """Logits, and gradients: none goes through a draw, so that the tokens fed may as well be the data's."""
-    model, tokens = network(cell), gold()
-    rolled = roll_out(model, tokens, generator(), given=PROMPT, epsilon=0.5)
-    assert torch.equal(rolled.fed[rolled.gold], tokens[rolled.gold])
-    assert not torch.equal(rolled.fed, tokens)
-    whole, _ = model(rolled.fed)
-    torch.testing.assert_close(rolled.logits, whole, rtol=1e-5, atol=1e-6)
-    weights = torch.rand(whole.shape, generator=stream(0, "weights"))
-    found = torch.autograd.grad((rolled.logits * weights).sum(), list(model.parameters()))
-    wanted = torch.autograd.grad((whole * weights).sum(), list(model.parameters()))
-    for a, b in zip(found, wanted, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+def test_a_step_in_between_is_that_of_an_update_that_goes_step_by_step(cell: str) -> None:
+    """Written out: at each step the token fed is the data's or a draw from the step before, without a gradient."""
+    model, tokens, asked = network(cell), gold(), task(Linear(slope=1.0, start=0.5))
+    scalars = asked.step(model, tokens, LENGTHS, generator())
+    found = gradients(model)
+    model.zero_grad()
+    random = generator()
+    coins = torch.rand(4, 5, generator=random) < 0.5
+    token, state, losses, own = tokens[:, 0], None, [], 0
+    for t in range(8):
+        logits, state = model(token[:, None], state=state)
+        there = (LENGTHS > t + 1) & (t + 1 >= PROMPT)
+        losses.append(cross_entropy(logits[there, 0], tokens[there, t + 1], reduction="sum"))
+        token = tokens[:, t + 1]
+        if PROMPT <= t + 1 < 8:
+            drawn_here = torch.multinomial(torch.softmax(logits[:, 0].detach(), dim=1), 1, generator=random)[:, 0]
+            token = torch.where(coins[:, t + 1 - PROMPT], token, drawn_here)
+            own += int((token != tokens[:, t + 1]).sum())
+    loss = torch.stack(losses).sum() / (LENGTHS - PROMPT).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert own > 0
+    torch.testing.assert_close(scalars["loss"], loss.detach())
+    for a, b in zip(found, gradients(model), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_it_goes_on_from_a_state() -> None:
     model, tokens = network(), gold()
     _, state = model(tokens[:, :4])
-    whole, _ = model(tokens)
-    rolled = roll_out(model, tokens[:, 4:], given=1, epsilon=1.0, state=state)
-    torch.testing.assert_close(rolled.logits, whole[:, 4:])
-    written = continued(model, tokens[:, 4:6], 5, 0.0, state=state)
-    assert torch.equal(written, continued(model, tokens[:, :6], 5, 0.0))
+    rolled = fed(model, tokens[:, 4:], generator(), given=1, epsilon=0.0, state=state)
+    own = generator()
+    torch.rand(4, 4, generator=own)
+    written = continued(model, tokens[:, :5], 4, 1.0, own)
+    assert torch.equal(rolled.tokens[:, 1:], written)
+    assert torch.equal(continued(model, tokens[:, 4:6], 5, 0.0, state=state), continued(model, tokens[:, :6], 5, 0.0))
+
+
+def test_draws_are_of_the_network_without_dropout_and_leave_its_mode() -> None:
+    model, tokens = network(dropout=0.5), gold()
+    model.train()
+    first, same = (fed(model, tokens, generator(), given=PROMPT, epsilon=0.3) for _ in range(2))
+    assert model.training
+    assert torch.equal(first.tokens, same.tokens)
+    assert torch.equal(first.tokens, fed(model.eval(), tokens, generator(), given=PROMPT, epsilon=0.3).tokens)
 
 
 @pytest.mark.parametrize("feed", [Linear(slope=0.001), Exponential(base=0.999), InverseSigmoid(k=120.0)])
@@ -141,7 +162,7 @@ def test_the_share_of_gold_tokens_follows_the_schedule(feed: Any) -> None:
     total, expected, variance = 0, 0.0, 0.0
     for step in range(50, 1000, 100):
         followed.at(step)
-        rolled = roll_out(model, tokens, stream(step, "coins"), given=PROMPT, epsilon=followed.epsilon)
+        rolled = fed(model, tokens, stream(step, "coins"), given=PROMPT, epsilon=followed.epsilon)
         coins, n = int(rolled.gold[:, PROMPT:].sum()), 200 * 10
         spread = n * followed.epsilon * (1 - followed.epsilon)
         assert abs(coins - n * followed.epsilon) <= 3 * math.sqrt(spread)
@@ -151,7 +172,7 @@ def test_the_share_of_gold_tokens_follows_the_schedule(feed: Any) -> None:
 
 def test_a_coin_is_thrown_for_every_token_not_for_a_sequence() -> None:
     """With fair coins, nearly all sequences of 20 have tokens of both kinds, and nearly all steps."""
-    rolled = roll_out(network("elman"), gold(50, 23), generator(), given=PROMPT, epsilon=0.5)
+    rolled = fed(network("elman"), gold(50, 23), generator(), given=PROMPT, epsilon=0.5)
     share = rolled.gold[:, PROMPT:].float()
     assert ((share.mean(dim=1) > 0) & (share.mean(dim=1) < 1)).all()
     assert ((share.mean(dim=0) > 0) & (share.mean(dim=0) < 1)).all()
