@@ -120,12 +120,11 @@ def test_a_step_in_between_is_that_of_an_update_that_goes_step_by_step(cell: str
     token, state, losses, own = tokens[:, 0], None, [], 0
     for t in range(8):
         logits, state = model(token[:, None], state=state)
-        there = (LENGTHS > t + 1) & (t + 1 >= PROMPT)
+        there = (t + 1 < LENGTHS) & (t + 1 >= PROMPT)
         losses.append(cross_entropy(logits[there, 0], tokens[there, t + 1], reduction="sum"))
         token = tokens[:, t + 1]
         if PROMPT <= t + 1 < 8:
-            drawn_here = torch.multinomial(torch.softmax(logits[:, 0].detach(), dim=1), 1, generator=random)[:, 0]
-            token = torch.where(coins[:, t + 1 - PROMPT], token, drawn_here)
+            token = torch.where(coins[:, t + 1 - PROMPT], token, drawn(logits[:, 0].detach(), 1.0, random))
             own += int((token != tokens[:, t + 1]).sum())
     loss = torch.stack(losses).sum() / (LENGTHS - PROMPT).sum()
     loss.backward()  # type: ignore[no-untyped-call]
