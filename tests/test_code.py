@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "changes": {"plan", "spec", *GROUND},
     "packs": {"artifacts", "errors", "files", "progress"},
     "runtime": {"runtime", "gpus", "spec", *GROUND, "datasets"},
-    "sampling": {"figures", "plan", "report", "runtime", "spec", *GROUND},
+    "sampling": {"datasets", "figures", "plan", "report", "runtime", "spec", "tasks", *GROUND},
     "tasks": {"tasks", "models", "layers", "errors"},
     "measures": {"measures", "layers", "models", "tasks"},
     "figures": {"figures", "spec", "artifacts", "report"},

@@ -61,6 +61,8 @@ class Job:
     carried: list[Tensor] = field(default_factory=list)
     """What the step hands on to the next one of the same epoch, such as the state of a recurrent network; the step puts
     it here, and finds it empty when an epoch begins."""
+    at: Callable[[int], None] = lambda step: None
+    """Told the number of each step before it, from 0."""
     step_of: Callable[[Any], Step] | None = None
     """The step of another module like `module`, whose parameters are those of several jobs; None where it has none."""
 

@@ -155,6 +155,8 @@ class _Loop:
     def _one_step(self, which: Any) -> None:
         batch, weight = self.stack.take(which)
         noise = self.stack.noise(self.step)
+        for course in self.trained:
+            course.job.at(self.step)
         with self._precision(), self.ranks.noise(len(batch[0]), *self.particles.shares):
             scalars = self.stack.step(*batch, noise)
         scalars = self.ranks.average(self.stack.parameters.values(), scalars, self.averaged)

@@ -155,6 +155,7 @@ def _job(
     def validate() -> dict[str, float]:
         return dict(task.validate(model, *valid.whole)) if len(valid) else {}
 
+    changing = {"at": task.at} if hasattr(task, "at") else {}
     batches = _batches(train, task)
     carried: list[Tensor] = []
     carrying = {"carried": carried} if isinstance(batches, Stream) else {}
@@ -174,6 +175,7 @@ def _job(
         setting=setting,
         carried=carried,
         step_of=step_of,
+        **changing,
     )
 
 

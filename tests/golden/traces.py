@@ -176,6 +176,12 @@ TRACES = {
         {"kind": "step", "every": {"epochs": 1.0}, "factor": 0.5, "after": {"epochs": 2.0}},
         {"kind": "language_model", "unroll": 4},
     ),
+    "continuation": Trace(
+        {"kind": "recurrent", "cell": "lstm", "units": [8], "dropout": 0.1},
+        {"kind": "adam"},
+        CONSTANT,
+        {"kind": "continuation", "prompt": 2, "feed": {"kind": "inverse_sigmoid", "k": 6}},
+    ),
     "next-frame": Trace(
         {"kind": "recurrent", "cell": "gru", "units": [8]}, {"kind": "adam"}, CONSTANT, {"kind": "next_frame"}
     ),
@@ -196,6 +202,7 @@ TRACES = {
 
 SEQUENCE_TASKS: dict[str, Mapping[str, Any]] = {
     "language_model": {"tokens": 5, "targets": None},
+    "continuation": {"tokens": 5, "targets": None},
     "next_frame": {"tokens": None, "targets": None},
     "tagging": {"tokens": 5, "targets": "step"},
     "sequence_regression": {"tokens": None, "targets": "sequence"},
