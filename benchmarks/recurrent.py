@@ -1,6 +1,6 @@
 """Tokens a second in training language models on the CPU, as ratios measured in one run.
 
-    python benchmarks/recurrent.py [--rounds 5] [--steps 20]
+    python benchmarks/recurrent.py [--rounds 5] [--steps 20] [--sizes words]
 
 Ours is the whole of the training loop as `dlpipe finetune` runs it, with the model `recurrent` and the task
 `language_model`. It is compared with what PyTorch's example word_language_model does, written here anew: a model of
@@ -182,6 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="windows of a round")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     options = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, one thread")
     print(
@@ -194,7 +195,8 @@ def main() -> None:
         turns[name], theirs = context.Pipe()
         processes.append(context.Process(target=contestant, args=(name, options.steps, theirs)))
         processes[-1].start()
-    for label, size in SIZES.items():
+    for label in options.sizes:
+        size = SIZES[label]
         s = dict.fromkeys(CONTESTANTS, float("inf"))
         for number in range(options.rounds + 1):  # the first warms up
             for name, turn in turns.items():

@@ -166,6 +166,7 @@ class PolyMusic(Sequential):
     Sizes are numbers of pieces."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.poly_music:PolyMusic"
+    version: ClassVar[int] = 2  # before, frames were stored column by column and read row by row
     kind: Literal["poly_music"] = "poly_music"
     name: Literal["jsb", "nottingham", "musedata", "piano_midi"] = Field(
         description="jsb: Bach's chorales; nottingham: folk tunes; musedata and piano_midi: classical music"

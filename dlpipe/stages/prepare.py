@@ -50,7 +50,8 @@ def run(stage: Stage, store: Store) -> Artifact:
             assert isinstance(spec, ExampleSet)
             parts, facts = of_examples(examples, spec, dataset.default_test)
         with draft.tensors(DATA) as path:
-            save_file(parts, path)
+            # safetensors writes an array as it lies in memory: columns one behind another would come back as rows.
+            save_file({name: np.ascontiguousarray(part) for name, part in parts.items()}, path)
         path.chmod(0o644)  # safetensors leaves it to its owner alone; colleagues share prepared data
         draft.extra.update(facts, terms=dataset.terms)
     return store.read(stage.rule, stage.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from scipy import stats
 from scipy.io import savemat
 
 from dlpipe.artifacts import Store
-from dlpipe.datasets.poly_music import FILES, PolyMusic
+from dlpipe.datasets.poly_music import FILES, PolyMusic, read_pieces
 from dlpipe.datasets.sequences import SequenceExamples, Sequences
 from dlpipe.datasets.sources import DataError
 from dlpipe.spec import sequences as specs
@@ -271,6 +272,20 @@ def test_music_is_read_piece_by_piece(tmp_path: Path) -> None:
     assert (len(some.valid), some.valid.inputs.shape) == (0, (0, 88))
     with pytest.raises(DataError, match="test: 2 are asked for; this part of the source has 1"):
         PolyMusic.parse(tmp_path, specs.PolyMusic(name="jsb", test=2))
+
+
+def test_frames_are_stored_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A MATLAB file gives its arrays column by column."""
+    folder = tmp_path / "mirror" / "poly_music"
+    folder.mkdir(parents=True)
+    pieces = write_music(folder)
+    file = folder / FILES["jsb"][0]
+    assert not read_pieces(file)["train"][0].flags.c_contiguous
+    monkeypatch.setitem(FILES, "jsb", (file.name, hashlib.sha256(file.read_bytes()).hexdigest()))
+    artifact = make(specs.PolyMusic(name="jsb"), Store(tmp_path / "data", tmp_path / "results"), mirror=folder.parent)
+    stored = arrays(artifact)
+    for part, name in zip(("train", "valid", "test"), PIECES, strict=True):
+        assert np.array_equal(stored[f"{part}.inputs"], np.concatenate(pieces[name]))
 
 
 def cell(piece: object) -> np.ndarray:

@@ -70,6 +70,8 @@ KINDS: dict[str, Callable[[Store], Stage]] = {
     ),
     "dbn-up-down": classifier(model={"kind": "dbn", "units": [8, 6]}, task={"kind": "generative"}),
     "dbn-classifier": classifier(model={"kind": "dbn", "units": [8, 6]}),
+    "dbm-joint": classifier(model={"kind": "dbm", "units": [8, 6], "chains": 10}, task={"kind": "generative"}),
+    "dbm-classifier": classifier(model={"kind": "dbm", "units": [8, 6], "chains": 10}),
     "rbm-second": second_layer,
     "autoencoder-plain": autoencoder(),
     "autoencoder-masking": autoencoder(corruption=0.3),
