@@ -25,6 +25,7 @@ quick: $(STAMP)
 gpu: $(STAMP)
 	python -m pytest -m gpu tests/gpu -rs
 	python benchmarks/gpu.py
+	python benchmarks/seeds.py
 
 faults: $(STAMP)
 	python -m pytest --campaign

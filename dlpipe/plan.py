@@ -239,7 +239,7 @@ class _Chain:
                 "select": phase.select.model_dump(mode="json") if phase.select else None,
             },
             "model": self.experiment.model.model_dump(mode="json"),
-            "labelled": self.dataset.labels_seen,
+            "labelled": self.dataset.labels_seen if self.experiment.model.sees_labels(phase.task) else None,
         }
         inputs: dict[str, Any] = {"data": self.data, "layers": [] if position else list(self.layers)}
         start = self.phases[-1] if position else self._from()

@@ -1,4 +1,4 @@
-"""Samples of what was trained: of an RBM, of a stack of them, or of a whole generative model."""
+"""Samples of what was trained: an RBM, a stack of them, a whole generative model, or one that writes text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlpipe.artifacts import Stage, Store
+from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.errors import StepError
 from dlpipe.files import write_atomically
 from dlpipe.plan import Plan
@@ -16,6 +16,7 @@ from dlpipe.spec.base import FAMILIES
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
 
 class SamplingError(StepError):
@@ -46,7 +47,9 @@ def stage_to_sample(plan: Plan, where: Mapping[str, str], seed: int) -> Stage:
         if stage is not None:
             found.setdefault(stage.id, (stage, variant.levels))
     if not found:
-        raise SamplingError(f"{experiment.name} trains nothing there that can be sampled: no RBM, no generative model")
+        raise SamplingError(
+            f"{experiment.name} trains nothing there that can be sampled: no RBM, no generative model, none that writes"
+        )
     if len(found) > 1:
         choices = "\n".join(f"  {_options(levels)}" for _, levels in found.values())
         raise SamplingError(f"{experiment.name} has several models to sample; choose one:\n{choices}")
@@ -60,9 +63,16 @@ def _sampled(chain: list[Stage]) -> Stage | None:
 
 
 def _has_samples(stage: Stage) -> bool:
-    """Whether what the stage trains is of a kind that is a model of its inputs."""
+    """Whether what the stage trains is of a kind that is a model of its inputs, or writes."""
     family, says_so = ("layer", "samples") if stage.rule == "pretrain" else ("model", "generative")
-    return bool(getattr(FAMILIES[family].get(stage.spec[family]["kind"]), says_so, False))
+    return writes(stage) or bool(getattr(FAMILIES[family].get(stage.spec[family]["kind"]), says_so, False))
+
+
+def writes(stage: Stage) -> bool:
+    """Whether the samples of what the stage trains are text: sequences of tokens, one after another."""
+    if stage.rule != "finetune":
+        return False
+    return bool(getattr(FAMILIES["task"].get(stage.spec["phase"]["task"]["kind"]), "writes", False))
 
 
 def draw(
@@ -82,7 +92,7 @@ def draw(
     the stage is not made yet, and SamplingError.
     """
     from dlpipe.runtime import devices
-    from dlpipe.runtime.data import Layers, Stack, build_model, declared_task, load_weights
+    from dlpipe.runtime.data import Layers, Stack
     from dlpipe.runtime.streams import stream
 
     if stage.rule not in ("pretrain", "finetune"):
@@ -99,11 +109,58 @@ def draw(
         top = _from(stack.layers[-1], count, gibbs_steps, random, number)
         samples = Stack(stack.layers[:-1]).decode(top)
     else:
-        model: Any = build_model(stage.spec["model"], declared_task(stage.spec["phase"]["task"]), data)
-        load_weights(model, artifact, seed)
-        model.to(chosen).eval()
-        samples = _from(model, count, gibbs_steps, random, number)
+        samples = _from(_model(artifact, data, seed, chosen), count, gibbs_steps, random, number)
     return samples.cpu().numpy().reshape(count, *data.extra["input_shape"])
+
+
+def text(
+    stage: Stage,
+    store: Store,
+    *,
+    seed: int,
+    prompt: str | None,
+    length: int,
+    temperature: float,
+    noise: int,
+    device: str,
+) -> str:
+    """`prompt` and `length` tokens that the model of `stage` writes after it, each drawn at `temperature`.
+
+    Without a prompt it begins a new line. `noise` is the seed of the draws. Raises ArtifactError where the stage is not
+    made yet, and SamplingError for a prompt with what the model has not learnt.
+    """
+    import torch
+
+    from dlpipe.datasets.vocabulary import read_vocabulary
+    from dlpipe.runtime import devices
+    from dlpipe.runtime.streams import stream
+    from dlpipe.tasks.feeding import continued
+
+    artifact = store.read(stage.rule, stage.id)
+    data = store.read("prepare", stage.inputs["data"])
+    vocabulary = read_vocabulary(data)
+    try:
+        start = vocabulary.tokens("\n" if prompt is None else prompt)
+    except ValueError as error:
+        advice = "say what the text begins with: --prompt" if prompt is None else "choose another --prompt"
+        raise SamplingError(f"{error}; {advice}") from error
+    if not start:
+        raise SamplingError("--prompt is empty: give at least a token, or leave it out for a new line")
+    chosen = devices.prepare(device)
+    tokens = torch.tensor([start], device=chosen)
+    random = stream(noise, "sample", device=chosen)
+    written = continued(_model(artifact, data, seed, chosen), tokens, length, temperature, random)[0].tolist()
+    return vocabulary.text(written if prompt is None else start + written)
+
+
+def _model(artifact: Artifact, data: Artifact, seed: int, device: torch.device) -> Any:
+    """What a phase of fine-tuning left, to be asked."""
+    from dlpipe.runtime.data import build_model, declared_task, load_weights
+
+    spec = artifact.stage.spec
+    model = build_model(spec["model"], declared_task(spec["phase"]["task"]), data)
+    load_weights(model, artifact, seed)
+    return model.to(device).eval()
 
 
 def _from(subject: Any, count: int, gibbs_steps: int, random: Any, label: int | None) -> Any:

@@ -126,6 +126,22 @@ def test_it_is_part_of_a_layer_that_sees_them_and_of_what_is_above(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("model", "sees"),
+    [
+        ("{kind: dbm, units: [12]}", None),
+        ("{kind: dbn, units: [12], labels: false}", None),
+        ("{kind: dbn, units: [12]}", 60),
+    ],
+)
+def test_joint_training_without_labels_sees_all_examples(tmp_path, model, sees):
+    text = EXPERIMENT[: EXPERIMENT.index("pretrain:")] + EXPERIMENT[EXPERIMENT.index("finetune:") :]
+    text = text[: text.index("axes:")].replace("classification", "generative") + "seeds: 3\n"
+    model_line = next(line for line in text.splitlines() if line.startswith("model:"))
+    plan = plan_of(tmp_path, text.replace(model_line, f"model: {model}"))
+    assert [stage.spec["labelled"] for stage in plan.of_rule("finetune")] == [sees]
+
+
+@pytest.mark.parametrize(
     ("component", "kept"),
     [(Rbm, {"prepare"}), (Autoencoder, {"prepare", "first layers"}), (Sgd, {"prepare"})],
 )

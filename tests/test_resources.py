@@ -101,6 +101,34 @@ def test_sizes_of_a_real_plan(tmp_path, monkeypatch):
     assert {size.steps for size in tuned} == {3 * 3 * 3}  # epochs, batches of 60 labelled examples, seeds
 
 
+LANGUAGE = """
+title: Sizes of sequences
+dataset: {kind: pydoc, train: 20000}
+model: {kind: recurrent, cell: elman, units: [12], embedding: 5}
+finetune:
+  task: {kind: language_model, unroll: 40}
+  duration: {epochs: 2}
+  batch_size: 10
+  optimizer: {kind: sgd, learning_rate: 1.0}
+scales: {demo: {}}
+"""
+
+
+def test_sizes_of_sequences(tmp_path, monkeypatch):
+    """Counted by hand: 500 windows of 40 tokens in batches of 10, 100 different characters as far as one knows."""
+    monkeypatch.chdir(tmp_path)
+    write_experiment(tmp_path, LANGUAGE)
+    plan = Workflow({"experiments": ["small"]}).plan
+    size = size_of(*plan.of_rule("finetune"), plan.stages.__getitem__)
+    products = 12 * (5 + 12) + 12 * 100
+    assert size.parameters == 100 * 5 + products
+    assert size.steps == 3 * 2 * 50 * 40  # seeds, epochs, windows of all columns, steps of each
+    assert size.flops_a_step == 6 * products * 40 * 10
+    assert size.flops == 3 * 2 * 50 * size.flops_a_step
+    evaluated = size_of(*plan.of_rule("evaluate"), plan.stages.__getitem__)
+    assert evaluated.flops == 3 * 2 * products * 500_000  # all parts of the corpus
+
+
 def test_a_layer_that_sees_labels_is_as_much_work_as_there_are_labels(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_experiment(tmp_path, EXPERIMENT.replace("{kind: autoencoder}", "{kind: supervised}"))

@@ -11,6 +11,7 @@ import pytest
 from dlpipe import sampling
 from dlpipe.artifacts import Stage, Store
 from dlpipe.models.deep_belief_network import DeepBeliefNetwork
+from dlpipe.models.deep_boltzmann_machine import DeepBoltzmannMachine
 from dlpipe.runtime.data import load_weights
 from dlpipe.runtime.streams import stream
 from dlpipe.stages import finetune, pretrain
@@ -56,6 +57,19 @@ def test_what_is_no_model_of_the_inputs_alone_is_refused(trained: tuple[Stage, S
     pretrain.run(layer, store)
     with pytest.raises(sampling.SamplingError, match="no model of its inputs"):
         drawn((layer, store), None)
+
+
+def test_a_boltzmann_machine_goes_on_from_its_chains(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data", tmp_path / "results")
+    dbm = {"kind": "dbm", "units": [8, 6], "chains": 10}
+    stage = finetune_stage(prepared(store), model=dbm, task={"kind": "generative"})
+    finetune.run(stage, store)
+    model = DeepBoltzmannMachine(16, 3, units=[8, 6], chains=10)
+    load_weights(model, store.read("finetune", stage.id), 0)
+    expected = model.sample(200, 50, stream(0, "sample")).reshape(200, 4, 4)
+    np.testing.assert_allclose(drawn((stage, store), None), expected.numpy(), rtol=1e-6)
+    with pytest.raises(sampling.SamplingError, match="trained without labels: leave out --label"):
+        drawn((stage, store), "a")
 
 
 def test_of_a_generative_model_it_is_the_model_that_is_sampled(tmp_path: Path) -> None:

@@ -150,13 +150,13 @@ def test_a_training_process_is_seen_and_seen_killed(store: Store, capsys: pytest
         assert found.holder is not None
         assert found.progress is not None
         assert (found.holder.owner["pid"], found.holder.owner["host"]) == (process.pid, socket.gethostname())
-        assert (found.progress.part, found.progress.position, found.progress.units) == ("seed 0", 1, 2)
+        assert (found.progress.part, found.progress.position, found.progress.units) == ("seeds 0, 1", 1, 1)
         assert found.progress.total == 500_000
         assert found.progress.epochs == 100_000.0
         assert found.progress.epoch == found.progress.done / 5
         assert found.progress.figures.keys() == {"loss"}
         assert found.progress.rate is not None
-        both_seeds = (1_000_000 - found.progress.done) / found.progress.rate
+        both_seeds = (500_000 - found.progress.done) / found.progress.rate
         assert found.progress.left == pytest.approx(both_seeds)
         assert found.left == pytest.approx(both_seeds, abs=WITHIN)
         later = until(store, stage, lambda c: c.progress is not None and c.progress.done > found.progress.done)

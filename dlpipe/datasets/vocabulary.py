@@ -28,16 +28,14 @@ class Vocabulary:
     def tokens(self, text: str) -> list[int]:
         """The other way, for the beginning of a text that is to be gone on with.
 
-        Unknown words are <unk>. Raises ValueError for a character that the vocabulary lacks.
+        Raises ValueError for what the vocabulary lacks; <unk> stands for a word that it lacks where it is written so.
         """
+        parts = text.replace("\n", f" {END_OF_LINE} ").split() if self.by_words else list(text)
         number_of = {string: token for token, string in enumerate(self.strings)}
-        if self.by_words:
-            words = text.replace("\n", f" {END_OF_LINE} ").split()
-            return [number_of.get(word, number_of[UNKNOWN]) for word in words]
-        missing = sorted(set(text) - number_of.keys())
+        missing = sorted(set(parts) - number_of.keys())
         if missing:
             raise ValueError(f"the text that was trained on has no {', '.join(map(repr, missing))}")
-        return [number_of[character] for character in text]
+        return [number_of[part] for part in parts]
 
 
 def read_vocabulary(data: Artifact) -> Vocabulary:

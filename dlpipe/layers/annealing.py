@@ -9,6 +9,8 @@ temperature beta from 0 to 1, with a the base-rate model's visible biases:
     log p*(v; beta) = v . vbias_beta + sum_j softplus(beta (hbias + v W)_j)      Bernoulli visible units
                       - |v - vbias_beta|^2 / 2 in place of v . vbias_beta        Gaussian visible units
 
+A label among the visible units (`dlpipe/layers/label_rbm.py`) is one of C throughout.
+
 At beta 0 the sum over v is known: log Z_0. A chain of Gibbs steps, one at each temperature, collects the weight
 
     log w = sum_k log p*(v_k; beta_{k+1}) - log p*(v_k; beta_k)
@@ -32,6 +34,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from dlpipe.layers.units import Units
+
 BORDERS = (0.0, 0.5, 0.9, 1.0)
 TEMPERATURES = (500, 4_000, 10_000)
 """Temperatures from border to border, as in section 6 of the 2008 paper: the closer to the RBM the denser."""
@@ -48,6 +52,8 @@ class AnnealedRBM(Protocol):
     def vbias(self) -> Tensor: ...
     @property
     def gaussian(self) -> bool: ...
+    @property
+    def visible_units(self) -> Units: ...
 
 
 class LogPartition(NamedTuple):
@@ -77,7 +83,7 @@ def temperatures(counts: Sequence[int] = TEMPERATURES) -> Tensor:
 
 def base_rates(rbm: AnnealedRBM, mean: Tensor) -> Tensor:
     """Visible biases of the base-rate model of data with that mean [visible]; no pixel is quite certain."""
-    return mean if rbm.gaussian else torch.logit(mean.clamp(0.01, 0.99))
+    return rbm.visible_units.bias_for(mean)
 
 
 @torch.no_grad()
@@ -129,7 +135,7 @@ def _visible(field: Tensor, rbm: AnnealedRBM, generator: torch.Generator) -> Ten
     """Visible units with that total input [chains, visible]."""
     if rbm.gaussian:
         return field + torch.empty_like(field, memory_format=torch.contiguous_format).normal_(generator=generator)
-    return _bernoulli(torch.sigmoid(field), generator)
+    return rbm.visible_units.mean_and_sample(field.contiguous(), generator)[1]
 
 
 def _bernoulli(p: Tensor, generator: torch.Generator) -> Tensor:
@@ -144,8 +150,10 @@ def _norm(bias: Tensor) -> float:
 def _log_base(rbm: AnnealedRBM, base: Tensor) -> float:
     """log Z_0: visible units at their base rates, and hidden units that are off or on alike."""
     visible, hidden = rbm.W.shape
-    over_v = visible * 0.5 * math.log(2 * math.pi) if rbm.gaussian else float(softplus(base.double()).sum())
-    return over_v + hidden * math.log(2)
+    if rbm.gaussian:
+        return visible * 0.5 * math.log(2 * math.pi) + hidden * math.log(2)
+    base = base.double()
+    return float(rbm.visible_units.log_normaliser(torch.zeros_like(base), base)) + hidden * math.log(2)
 
 
 def _estimate(log_base: float, log_w: Tensor, sign: int) -> LogPartition:

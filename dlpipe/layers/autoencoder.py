@@ -31,7 +31,7 @@ With da = e (z - v) / B (squared: twice that), its gradient is
 Rectified units have the slope s = 1 where h > 0, else 0, and none of the penalties, which are of sigmoid units.
 
 Shapes: v, x, a, z [B, visible], h, s [B, hidden], W [visible, hidden]. The batch is the last dimension but one
-throughout.
+throughout; a step takes all seeds of a block at once where everything has them for a further first dimension.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+
+from dlpipe.layers.units import Generators, draw
 
 
 class Autoencoder(nn.Module):
@@ -97,7 +99,7 @@ class Autoencoder(nn.Module):
         # An input that is always 0 in the sample would get a bias of minus infinity.
         self.vbias.copy_(mean if self.squared else torch.logit(mean.clamp(0.01, 0.99)))
 
-    def corrupt(self, v: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def corrupt(self, v: Tensor, generator: Generators) -> tuple[Tensor, Tensor | None]:
         """A corrupted copy of v [B, visible], and which inputs were chosen for that; v itself where `corruption` is 0.
 
         An input is chosen whether or not the corruption changes it: a 0 that is masked counts. None: all or none are.
@@ -105,8 +107,8 @@ class Autoencoder(nn.Module):
         if not self.corruption:
             return v, None
         if self.corruption_kind == "gaussian":
-            return v + self.corruption * torch.empty_like(v).normal_(generator=generator), None
-        u = torch.empty_like(v).uniform_(generator=generator)
+            return v + self.corruption * draw(Tensor.normal_, torch.empty_like(v), generator), None
+        u = draw(Tensor.uniform_, torch.empty_like(v), generator)
         chosen = u < self.corruption
         kept = v * ~chosen
         if self.corruption_kind == "masking":
@@ -115,7 +117,7 @@ class Autoencoder(nn.Module):
 
     def encode(self, v: Tensor) -> Tensor:
         """[B, visible] -> [B, hidden]: what the layer above is trained on, from clean input."""
-        total = v @ self.W + self.hbias
+        total = v @ self.W + self.hbias.unsqueeze(-2)
         return torch.relu(total) if self.rectified else torch.sigmoid(total)
 
     def decode(self, h: Tensor) -> Tensor:
@@ -123,7 +125,7 @@ class Autoencoder(nn.Module):
         return self._output(self._activation(h))
 
     def _activation(self, h: Tensor) -> Tensor:
-        return h @ (self.W.mT if self.tied else self.W_prime) + self.vbias
+        return h @ (self.W.mT if self.tied else self.W_prime) + self.vbias.unsqueeze(-2)
 
     def _output(self, a: Tensor) -> Tensor:
         return a if self.squared else torch.sigmoid(a)
@@ -131,12 +133,11 @@ class Autoencoder(nn.Module):
     def loss(self, a: Tensor, v: Tensor, emphasis: Tensor | None = None) -> Tensor:
         """The mean of L over the examples, of the decoder's activation a against the clean v, both [B, visible]."""
         criterion = mse_loss if self.squared else binary_cross_entropy_with_logits
-        if emphasis is None:
-            return criterion(a, v, reduction="sum") / v.shape[-2]
-        return (emphasis * criterion(a, v, reduction="none")).sum() / v.shape[-2]
+        terms = criterion(a, v, reduction="none")
+        return (terms if emphasis is None else emphasis * terms).sum(dim=(-2, -1)) / v.shape[-2]
 
     @torch.no_grad()
-    def step(self, v: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def step(self, v: Tensor, generator: Generators) -> dict[str, Tensor]:
         """Writes the gradient of the objective on the batch v [B, visible] into `.grad`.
 
         Returns `loss`, the mean of L, without penalties; besides, where they are penalised, the mean of C as
@@ -190,9 +191,9 @@ class Autoencoder(nn.Module):
         """What is recorded of the code h [B, hidden], where it is penalised."""
         metrics = {}
         if self.contraction:
-            metrics["contraction"] = (_slope(h).square() * self._column_norms()).sum() / h.shape[-2]
+            metrics["contraction"] = (_slope(h).square() * self._column_norms()).sum(dim=(-2, -1)) / h.shape[-2]
         if self.sparsity_cost:
-            metrics["hidden_activity"] = h.mean()
+            metrics["hidden_activity"] = h.mean(dim=(-2, -1))
         return metrics
 
     @torch.no_grad()

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot, softplus
 
 from dlpipe.layers.rbm import RBM, squared_error
-from dlpipe.layers.units import Bernoulli, Units
+from dlpipe.layers.units import Bernoulli, Generators, Units, draw
 
 
 class LabelRBM(RBM):
@@ -72,7 +72,7 @@ class LabelRBM(RBM):
 
     # What the pipeline asks of a layer that sees labels
 
-    def step(self, v: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:  # type: ignore[override]
+    def step(self, v: Tensor, targets: Tensor, generator: Generators) -> dict[str, Tensor]:  # type: ignore[override]
         """Writes the estimated gradient of the batch's mean -log p(v, y) into `.grad`; an RBM's metrics of both."""
         return super().step(self.join(v, targets), generator)
 
@@ -138,11 +138,11 @@ class Labelled(Units):
         others, label = self._split(total)
         return torch.cat((self.others.mean(others), torch.softmax(label, dim=-1)), dim=-1)
 
-    def mean_and_sample(self, total: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def mean_and_sample(self, total: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         others, label = self._split(total)
         mean, sample = self.others.mean_and_sample(others, generator)
         p = torch.softmax(label, dim=-1)
-        uniform = torch.empty_like(p[..., :1]).uniform_(generator=generator)
+        uniform = draw(Tensor.uniform_, torch.empty_like(p[..., :1]), generator)
         drawn = (uniform >= p.cumsum(dim=-1)[..., :-1]).sum(dim=-1)
         label = one_hot(drawn, self.classes).to(p)
         return torch.cat((mean, p), dim=-1), torch.cat((sample, label), dim=-1)

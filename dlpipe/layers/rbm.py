@@ -1,8 +1,8 @@
 """Restricted Boltzmann machine, trained by contrastive divergence or by persistent chains.
 
 Papers: hinton2002 (contrastive divergence), tieleman2008 (persistent chains), tieleman2009 (fast weights), melchior2016
-(Gaussian visible units, centring), nair2010 (rectified hidden units), hinton2010 (how to train it; the sections named
-below are that guide's).
+(Gaussian visible units, centring), nair2010 (rectified hidden units), salakhutdinov2009 (doubled), hinton2010 (how to
+train it; the sections named below are that guide's).
 
 Visible units v and hidden units h with W [visible, hidden], vbias [visible] = c, hbias [hidden] = b; here binary ones:
 
@@ -38,7 +38,19 @@ Fast weights U, added to W where persistent chains move and nowhere else, follow
 own and fade: U <- 19/20 U - fast_rate dW; so do fast biases. They raise the energy where the particles just were, which
 drives these on.
 
-Shapes: v [B, visible], h [B, hidden]. The batch is the last dimension but one throughout.
+A doubled RBM (salakhutdinov2009, section 3.1) is a layer of a deep Boltzmann machine in the making. Its hidden units
+will have input from above, too, and as long as they have none the input from below counts twice (`up`); in the top
+layer it is the visible units that lack input from below (`down`):
+
+    up      p(h_j = 1 | v) = sigmoid(b + 2 v W)_j,    p(v_i = 1 | h) = sigmoid(c + h W')_i
+    down    p(h_j = 1 | v) = sigmoid(b + v W)_j,      p(v_i = 1 | h) = sigmoid(c + 2 h W')_i
+
+So it has two tied copies of one side. Contrastive divergence takes both to be in the same state, as the authors' code
+does, and its step is the plain one's at these conditionals: along the gradient for one of the copies. There is no
+density of one v.
+
+Shapes: v [B, visible], h [B, hidden]. The batch is the last dimension but one throughout; a step takes all seeds of a
+block at once where everything, parameters and buffers too, has them for a further first dimension.
 """
 
 from __future__ import annotations
@@ -50,12 +62,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, mse_loss
 
-from dlpipe.layers.units import UNITS, Units
+from dlpipe.layers.units import UNITS, Generators, Units
 
 ENUMERABLE = 20  # units: a million states take about a second for a few hundred units on the other side
 CHUNK = 14  # bits: states that are in memory at a time
 FADING = 19 / 20  # of fast weights, at each step (tieleman2009)
 OFFSET_RATE = 0.01  # share of a batch's means in the offsets of a centred RBM (melchior2016, algorithm 1)
+
+Doubled = Literal["none", "up", "down"]
+"""Which input counts twice: that of the hidden units, from below, or that of the visible units."""
 
 
 class Conditionals:
@@ -66,28 +81,37 @@ class Conditionals:
     W: Tensor
     hbias: Tensor
     vbias: Tensor
+    doubled: Doubled = "none"
+
+    def hidden_input(self, v: Tensor) -> Tensor:
+        """The total input of the hidden units: [B, visible] -> [B, hidden]."""
+        return v @ (2 * self.W if self.doubled == "up" else self.W) + self.hbias.unsqueeze(-2)
+
+    def visible_input(self, h: Tensor) -> Tensor:
+        """The total input of the visible units: [B, hidden] -> [B, visible]."""
+        return h @ (2 * self.W if self.doubled == "down" else self.W).mT + self.vbias.unsqueeze(-2)
 
     def propup(self, v: Tensor) -> Tensor:
         """The mean of h given v: [B, visible] -> [B, hidden]."""
-        return self.hidden_units.mean(v @ self.W + self.hbias)
+        return self.hidden_units.mean(self.hidden_input(v))
 
     def propdown(self, h: Tensor) -> Tensor:
         """The mean of v given h: [B, hidden] -> [B, visible]."""
-        return self.visible_units.mean(h @ self.W.mT + self.vbias)
+        return self.visible_units.mean(self.visible_input(h))
 
-    def sample_h_given_v(self, v: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample_h_given_v(self, v: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         """The means and a sample of the hidden units, both [B, hidden]."""
-        return self.hidden_units.mean_and_sample(v @ self.W + self.hbias, generator)
+        return self.hidden_units.mean_and_sample(self.hidden_input(v), generator)
 
-    def sample_v_given_h(self, h: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample_v_given_h(self, h: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         """The means and a sample of the visible units, both [B, visible]."""
-        return self.visible_units.mean_and_sample(h @ self.W.mT + self.vbias, generator)
+        return self.visible_units.mean_and_sample(self.visible_input(h), generator)
 
-    def gibbs_vhv(self, v: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def gibbs_vhv(self, v: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         """One step of Gibbs sampling from v [B, visible]: the means of the new v and a sample of it."""
         return self.sample_v_given_h(self.sample_h_given_v(v, generator)[1], generator)
 
-    def gibbs_hvh(self, h: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def gibbs_hvh(self, h: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         """One step of Gibbs sampling from h [B, hidden]: the means of the new h and a sample of it."""
         return self.sample_h_given_v(self.sample_v_given_h(h, generator)[1], generator)
 
@@ -127,8 +151,10 @@ class RBM(Conditionals, nn.Module):
         weight_scale: float = 0.01,
         sparsity_target: float = 0.0,
         sparsity_cost: float = 0.0,
+        doubled: Doubled = "none",
     ) -> None:
         super().__init__()
+        self.doubled = doubled
         self.visible_units, self.hidden_units = UNITS[visible_units], UNITS[hidden_units]
         self.gaussian = visible_units == "gaussian"
         self.cd_steps = cd_steps
@@ -185,7 +211,7 @@ class RBM(Conditionals, nn.Module):
     # Learning
 
     @torch.no_grad()
-    def step(self, v: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def step(self, v: Tensor, generator: Generators) -> dict[str, Tensor]:
         """Writes the estimated gradient of the batch's mean -log p(v), and of the sparsity penalty, into `.grad`.
 
         Returns `hidden_activity`, the mean of the hidden units given the data, and `reconstruction_error` unless the
@@ -198,7 +224,7 @@ class RBM(Conditionals, nn.Module):
         dh = torch.cat((self._data_term(positive), negative / negative.shape[-2]), dim=-2)
         product(dv.mT, dh, out=gradient(self.W))
         torch.sum(dh, dim=-2, out=gradient(self.hbias))
-        metrics = {"hidden_activity": positive.mean()}
+        metrics = {"hidden_activity": positive.mean(dim=(-2, -1))}
         if self.persistent:
             torch.sub(particles.mean(dim=-2), v.mean(dim=-2), out=gradient(self.vbias))
         else:
@@ -220,13 +246,14 @@ class RBM(Conditionals, nn.Module):
         """Turns the plain gradient in `.grad` into the centred one; then moves the offsets to the batch's means."""
         mu, lam = self.visible_offset, self.hidden_offset
         dW, db, dc = gradient(self.W), gradient(self.hbias), gradient(self.vbias)
-        dW.addr_(mu, db, alpha=-1).addr_(dc, lam, alpha=-1)
-        db.addmv_(dW.mT, mu, alpha=-1)
-        dc.addmv_(dW, lam, alpha=-1)
+        dW.addcmul_(mu.unsqueeze(-1), db.unsqueeze(-2), value=-1)
+        dW.addcmul_(dc.unsqueeze(-1), lam.unsqueeze(-2), value=-1)
+        db.sub_((mu.unsqueeze(-2) @ dW).squeeze(-2))
+        dc.sub_((dW @ lam.unsqueeze(-1)).squeeze(-1))
         mu.lerp_(v.mean(dim=-2), OFFSET_RATE)
         lam.lerp_(positive.mean(dim=-2), OFFSET_RATE)
 
-    def _negative_phase(self, h: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _negative_phase(self, h: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
         """Particles v [B or chains, visible] after k steps of Gibbs sampling from h, and the mean of h given them.
 
         Hidden units that the data drive are sampled, those that the last particles drive are not (section 3.1). CD-1
@@ -260,7 +287,7 @@ class RBM(Conditionals, nn.Module):
 
     def encode(self, v: Tensor) -> Tensor:
         """[B, visible] -> [B, hidden]: what the layer above is trained on, and a network of such units computes."""
-        return self.hidden_units.activation(v @ self.W + self.hbias)
+        return self.hidden_units.activation(self.hidden_input(v))
 
     def decode(self, h: Tensor) -> Tensor:
         """[B, hidden] -> [B, visible]."""
@@ -270,20 +297,26 @@ class RBM(Conditionals, nn.Module):
     def validate(self, v: Tensor) -> dict[str, Tensor]:
         """Means over the examples: squared error of the mean-field reconstruction, and any free energy in nats."""
         metrics = {"reconstruction_error": squared_error(self.decode(self.encode(v)), v)}
-        return metrics | {"free_energy": self.free_energy(v).mean()} if self.hidden_units.have_energy else metrics
+        if not self.hidden_units.have_energy or self.doubled != "none":
+            return metrics
+        return metrics | {"free_energy": self.free_energy(v).mean()}
 
     def encoder(self) -> tuple[Tensor, Tensor]:
-        """Weight [visible, hidden] and bias [hidden] of the layer that this one unrolls into."""
-        return self.W.detach(), self.hbias.detach()
+        """Weight [visible, hidden] and bias [hidden] of the layer that this one unrolls into: what `encode` has."""
+        W = self.W.detach()
+        return 2 * W if self.doubled == "up" else W, self.hbias.detach()
 
     def decoder(self) -> tuple[Tensor, Tensor]:
         """Weight [hidden, visible] and bias [visible] of the way back down."""
-        return self.W.detach().mT, self.vbias.detach()
+        W = self.W.detach()
+        return (2 * W if self.doubled == "down" else W).mT, self.vbias.detach()
 
     # Likelihood
 
     def free_energy(self, v: Tensor) -> Tensor:
-        """F(v) = -log sum_h exp(-E(v, h)), in nats: [B, visible] -> [B]."""
+        """F(v) = -log sum_h exp(-E(v, h)), in nats: [B, visible] -> [B]. Raises ValueError for a doubled one."""
+        if self.doubled != "none":
+            raise ValueError("a doubled RBM is a layer of a deep Boltzmann machine, no density of its own")
         return self.visible_units.energy(v, self.vbias) - self.hidden_units.log_normaliser(v @ self.W, self.hbias)
 
     @torch.no_grad()
@@ -351,7 +384,7 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> None:
 
 def squared_error(reconstruction: Tensor, v: Tensor) -> Tensor:
     """Summed over the visible units, averaged over the examples."""
-    return mse_loss(reconstruction, v, reduction="sum") / v.shape[-2]
+    return mse_loss(reconstruction, v, reduction="none").sum(dim=(-2, -1)) / v.shape[-2]
 
 
 def states(units: int, like: Tensor) -> Iterator[Tensor]:

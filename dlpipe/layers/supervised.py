@@ -18,7 +18,8 @@ The objective is the mean of L over the batch of B examples. With da = (softmax(
 There is no way back from h to v: the layer does not decode.
 
 Shapes: v [B, visible], h [B, hidden], a, y [B, classes], W [visible, hidden], V [hidden, classes]. The batch is the
-last dimension but one throughout.
+last dimension but one throughout; a step takes all seeds of a block at once where everything has them for a further
+first dimension.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, one_hot
+
+from dlpipe.layers.units import Generators
 
 
 class Supervised(nn.Module):
@@ -59,7 +62,7 @@ class Supervised(nn.Module):
         return h @ self.V + self.ybias.unsqueeze(-2)
 
     @torch.no_grad()
-    def step(self, v: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def step(self, v: Tensor, targets: Tensor, generator: Generators) -> dict[str, Tensor]:
         """Writes the gradient of the batch's mean L into `.grad`; returns that `loss`, in nats. Draws nothing.
 
         v [B, visible], targets [B] int64: class numbers.

@@ -1,7 +1,7 @@
 """Deep belief network: a model of examples and their labels whose top is an RBM, above layers that are directed down.
 
-Paper: hinton2006 (the model, and its up-down algorithm: section 5 and appendix B); larochelle2008 (one layer, `units`
-with one number: an RBM that classifies).
+Papers: hinton2006 (the model, and its up-down algorithm: section 5 and appendix B); larochelle2008 (one layer, `units`
+with one number: an RBM that classifies); salakhutdinov2008 (the bound).
 
 With h_0 = v [B, inputs], h_k [B, units_k] and the label y, one of C, the model generates from the top down:
 
@@ -25,6 +25,10 @@ than in appendix B, neither in expectation but for the label: the statistics of 
 probabilities, and the label that the Gibbs steps reach is drawn, as the other units are, where the paper keeps its
 probabilities.
 
+The likelihood has a bound (salakhutdinov2008), whose Z is the top RBM's and known by annealed importance sampling:
+
+    log p(v) >= E_q[ log p(v | h_1) + ... + log p*(h_{L-1}) - log q(h_1 ... h_{L-1} | v) ] - log Z
+
 A label is judged by the top's free energy, its likelihood with the means of q passed up:
 
     logits_y = -F(r_{L-1}, y),    r_0 = v,    r_k = sigmoid(r_{k-1} W_k + b_k)
@@ -37,11 +41,13 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy, one_hot, softplus
+from torch.special import entr
 
 from dlpipe.layers.label_rbm import LabelRBM
 from dlpipe.layers.rbm import RBM, gradient, squared_error
 from dlpipe.layers.units import bernoulli
+from dlpipe.models.unrolling import copy_layers
 
 WEIGHT_SCALE = 0.01
 """Standard deviation of weights that are not pretrained, as of an RBM's (hinton2010)."""
@@ -86,18 +92,18 @@ class DeepBeliefNetwork(nn.Module):
         Each is a weight [in, out] and a bias [out]. Raises ValueError where there is not one of fitting shape for each.
         """
         weights, biases = [*self.recognition, self._top_weight()], [*self.recognition_biases, self.memory.hbias]
-        _copy(encoders, weights, biases)
+        copy_layers(encoders, weights, biases)
 
     @torch.no_grad()
     def unroll_back(self, decoders: Sequence[tuple[Tensor, Tensor]]) -> None:
         """The same for the way down: each is a weight [out, in] and a bias [in], again from the bottom to the top."""
         visible = self.memory.vbias[: self._below]
-        _copy(decoders, [*self.generative, self._top_weight().T], [*self.generative_biases, visible])
+        copy_layers(decoders, [*self.generative, self._top_weight().T], [*self.generative_biases, visible])
 
     @torch.no_grad()
     def unroll_labels(self, weight: Tensor, bias: Tensor) -> None:
         """The labels' weights [C, units_L] and biases [C] of a top layer that was pretrained with labels."""
-        _copy([(weight, bias)], [self.memory.W[self._below :]], [self.memory.vbias[self._below :]])
+        copy_layers([(weight, bias)], [self.memory.W[self._below :]], [self.memory.vbias[self._below :]])
 
     def _top_weight(self) -> Tensor:
         return self.memory.W[: self._below]
@@ -190,6 +196,36 @@ class DeepBeliefNetwork(nn.Module):
             metrics["error"] = 100 * (logits.argmax(dim=1) != targets).to(inputs.dtype).mean()
         return metrics
 
+    # The variational bound: log p(v) >= the mean of unnormalised_bound(v) - log Z of the normaliser
+
+    @torch.no_grad()
+    def unnormalised_bound(self, v: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+        """An unbiased estimate of the bound without its -log Z, in nats, by samples of q: [B, inputs] -> [B]."""
+        return torch.stack([self._bound_by_a_sample(v, generator) for _ in range(samples)]).mean(dim=0)
+
+    def _bound_by_a_sample(self, v: Tensor, generator: torch.Generator) -> Tensor:
+        bound = v.new_zeros(len(v))
+        for W, b, V, c in zip(
+            self.recognition, self.recognition_biases, self.generative, self.generative_biases, strict=True
+        ):
+            mean = torch.sigmoid(torch.addmm(b, v, W))
+            h = bernoulli(mean, generator)
+            total = torch.addmm(c, h, V)
+            bound += (entr(mean) + entr(1 - mean)).sum(dim=1) + (v * total - softplus(total)).sum(dim=1)
+            v = h
+        if isinstance(self.memory, LabelRBM):
+            return bound + torch.logsumexp(-self.memory.class_free_energies(v), dim=1)
+        return bound - self.memory.free_energy(v)
+
+    def normaliser(self) -> RBM:
+        """The RBM whose log Z it is."""
+        return self.memory
+
+    def normaliser_means(self, v: Tensor) -> Tensor:
+        """What examples are to its visible side: the means that are passed up and any label alike, [B, visible]."""
+        labels = v.new_full((len(v), self.classes), 1 / max(self.classes, 1))
+        return torch.cat((self.means(v), labels), dim=1)
+
     # The model as a source of examples
 
     @torch.no_grad()
@@ -218,14 +254,3 @@ def _learn_to_predict(states: Tensor, given: Tensor, weight: Tensor, bias: Tenso
     torch.matmul(given.T, slope, out=gradient(weight))
     torch.sum(slope, dim=0, out=gradient(bias))
     return predicted
-
-
-def _copy(given: Sequence[tuple[Tensor, Tensor]], weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
-    if len(given) != len(weights):
-        raise ValueError(f"{len(given)} pretrained layers for {len(weights)} layers of the deep belief network")
-    for layer, ((weight, bias), own, own_bias) in enumerate(zip(given, weights, biases, strict=True), start=1):
-        if weight.shape != own.shape or bias.shape != own_bias.shape:
-            pretrained, wanted = (" x ".join(map(str, each.shape)) for each in (weight, own))
-            raise ValueError(f"layer {layer} is {wanted}, the pretrained one {pretrained}")
-        own.copy_(weight)
-        own_bias.copy_(bias)

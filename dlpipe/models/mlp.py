@@ -7,6 +7,7 @@ Papers: erhan2010 (unrolling), glorot2010 and he2015 (initial weights), srivasta
     logits = h_L W_{L+1} + b_{L+1}                  [B, outputs]
 
 Weights are stored [in, out], as the layers do that are pretrained. With no hidden layer this is logistic regression.
+All seeds of a block go through at once where everything has them for a further first dimension.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from dlpipe.layers.units import Generators, draw
 
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
 Init = Literal["uniform_fan_in", "glorot_uniform", "glorot_sigmoid", "he_normal", "zeros"]
@@ -88,24 +91,29 @@ class MLP(nn.Module):
         """Weight and bias of the output layer: what a linear probe of the rest trains."""
         return [self.weights[-1], self.biases[-1]]
 
-    def hidden(self, x: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
+    def hidden(self, x: Tensor, generator: Generators | None = None) -> list[Tensor]:
         """The hidden layers' activations [B, units_l], from the input upwards."""
         layers = []
         for W, b in list(zip(self.weights, self.biases, strict=True))[:-1]:
-            x = self._silence(self.activation(torch.addmm(b, x, W)), generator)  # its backward pass beats x @ W + b's
+            x = self._silence(self.activation(_affine(x, W, b)), generator)
             layers.append(x)
         return layers
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, generator: Generators | None = None) -> Tensor:
         """[B, inputs] -> logits [B, outputs]. Dropout acts in training mode and then draws from `generator`."""
         top = self.hidden(x, generator)[-1] if len(self.weights) > 1 else x
-        return torch.addmm(self.biases[-1], top, self.weights[-1])
+        return _affine(top, self.weights[-1], self.biases[-1])
 
-    def _silence(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _silence(self, h: Tensor, generator: Generators | None) -> Tensor:
         """Dropout: a unit is 0 with probability `dropout`, else scaled up so that its mean stays."""
         if not self.training or not self.dropout:
             return h
         if generator is None:
             raise ValueError("dropout in training mode needs a generator")
-        kept = torch.rand(h.shape, generator=generator, device=h.device) >= self.dropout
+        kept = draw(Tensor.uniform_, torch.empty(h.shape, device=h.device), generator) >= self.dropout
         return h * kept / (1 - self.dropout)
+
+
+def _affine(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    """x W + b, with or without a first dimension of seeds; the backward pass beats that of x @ W + b."""
+    return torch.addmm(b, x, W) if W.ndim == 2 else torch.baddbmm(b.unsqueeze(-2), x, W)

@@ -131,7 +131,8 @@ class Recurrent(nn.Module):
             sides = []
             for direction, cell in enumerate(cells):
                 old, rest = tuple(rest[: cell.states]), rest[cell.states :]
-                y, new = cell.run(turned(x, lengths) if direction else x, old)
+                through = cell.scan if len(x) == 1 else cell.run  # the library sets out for a single step at a loss
+                y, new = through(turned(x, lengths) if direction else x, old)
                 sides.append(turned(y, lengths) if direction else y)
                 last += new
             x = torch.cat(sides, dim=-1) if len(sides) > 1 else sides[0]

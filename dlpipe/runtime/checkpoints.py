@@ -1,4 +1,5 @@
-"""Resume state: one file a unit of work (a seed, or a restart of a seed), plain tensors and JSON, never a pickle.
+"""Resume state: one file a unit of work (a seed or several trained together, or a restart of them), plain tensors and
+JSON, never a pickle.
 
 A file is written beside its target, fsynced and renamed, so it is complete or absent. It belongs to one stage, device,
 number of threads and of ranks, and version of torch; another one's file is refused, because going on from it would not

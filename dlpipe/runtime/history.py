@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 COLUMNS = ("phase", "seed", "step", "epoch", "metric", "value")
-LOWER_IS_BETTER_UNLESS = ("accuracy", "likelihood")
+LOWER_IS_BETTER_UNLESS = ("accuracy", "likelihood", "bound")
 
 
 class Row(NamedTuple):

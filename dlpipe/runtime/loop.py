@@ -3,39 +3,30 @@
 A layer's or a task's step leaves the gradient in `.grad` and returns scalars; how it got there (contrastive divergence,
 persistent chains, a loss and autograd) is its own business. The loop owns the order of examples, the optimiser, the
 schedule, clipping, validation and history, early stopping, precision, checkpoints, progress, and the guard against NaN.
+It trains one job, or the seeds of a block at once (`stacks`): then each has a course of its own, and leaves when it is
+done.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dlpipe.errors import StepError
 from dlpipe.progress import Told, track
-from dlpipe.runtime.batches import Batches
 from dlpipe.runtime.checkpoints import Checkpoints, Snapshot
-from dlpipe.runtime.history import lower_is_better
+from dlpipe.runtime.jobs import Course, Diverged, Job, Outcome, Scalars, State, Step, TrainingError, in_words, unit
 from dlpipe.runtime.optimizers import Optimizer
 from dlpipe.runtime.ranks import ALONE, Particles, Ranks
 from dlpipe.runtime.schedules import schedule
+from dlpipe.runtime.stacks import Alone, Stack
 from dlpipe.runtime.stopping import Interrupted, Stopping
-from dlpipe.runtime.streams import stream
-from dlpipe.spec.claims import DIVERGED
 from dlpipe.spec.schedules import Duration, HalveOnPlateau
-from dlpipe.spec.training import EarlyStopping, TrainingSpec
-
-Scalars = Mapping[str, Tensor]
-Step = Callable[..., Scalars]
-"""step(*batch, generator) -> scalar tensors, averaged over the batch; leaves the gradient in `.grad` of each parameter,
-whatever was there before: a layer writes over it, a task starts from none (`from_cleared`)."""
-Validate = Callable[[], Mapping[str, float]]
+from dlpipe.spec.training import TrainingSpec
 
 LOOK_EVERY = 100
 """Steps between two transfers of the steps' scalars from the device, at which NaN is noticed; fewer when they are slow.
@@ -44,85 +35,13 @@ PLATEAU_METRICS = ("valid_loss", "valid_reconstruction_error", "train_loss", "tr
 """What a schedule that follows the validation loss looks at: the first of these that the history has."""
 
 
-class TrainingError(StepError):
-    """Training cannot go on; the message names the stage, the seed and the step."""
+def train(job: Job, training: TrainingSpec, **options: Any) -> Outcome:
+    """Trains `job.module` to its end; the options are those of `train_together`."""
+    return train_together((job,), training, **options)[0]
 
 
-class Diverged(TrainingError):
-    """A number of the training is no longer finite, from `step` on."""
-
-    def __init__(self, message: str, step: int) -> None:
-        super().__init__(message)
-        self.step = step
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is trained, on what, and under which name its random streams and messages go."""
-
-    module: nn.Module
-    step: Step
-    validate: Validate
-    """Metrics of the validation examples; empty where there are none."""
-    batches: Batches
-    """Of the training examples."""
-    stage: str
-    phase: str
-    seed: int
-    restart: int = 0
-    """Another one draws other random numbers."""
-    setting: int = 0
-    """Position in a grid of settings; all draw the same random numbers."""
-    carried: list[Tensor] = field(default_factory=list)
-    """What the step hands on to the next one of the same epoch, such as the state of a recurrent network; the step puts
-    it here, and finds it empty when an epoch begins."""
-
-    @property
-    def unit(self) -> str:
-        """Name of its checkpoint."""
-        return f"seed{self.seed}-restart{self.restart}" + (f"-setting{self.setting}" if self.setting else "")
-
-    @property
-    def unit_in_words(self) -> str:
-        named = {"restart": self.restart, "setting": self.setting}
-        return f"seed {self.seed}" + "".join(f" {name} {number}" for name, number in named.items() if number)
-
-    def __str__(self) -> str:
-        return f"{self.stage} {self.unit_in_words}"
-
-
-@dataclass
-class State:
-    """All that changes from step to step besides tensors. JSON holds it exactly."""
-
-    step: int = 0
-    stopped: bool = False
-    sums: dict[str, float] = field(default_factory=dict)
-    seen: int = 0
-    """Examples, or steps of sequences, since the last validation, over which `sums` run."""
-    validations: list[tuple[int, float, dict[str, float]]] = field(default_factory=list)
-    best: int | None = None
-    """Position in `validations` of the best one, under early stopping."""
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of one job; the module holds the parameters that are kept."""
-
-    validations: list[tuple[int, float, dict[str, float]]]
-    kept: int
-    """Position of the validation that the kept parameters belong to: the best under early stopping, else the last."""
-    seconds: float
-
-    @property
-    def diverged(self) -> bool:
-        """The last row of its history says at which step; there are no parameters then, all are NaN."""
-        return DIVERGED in self.validations[-1][2]
-
-
-def train(
-    job: Job,
+def train_together(
+    jobs: Sequence[Job],
     training: TrainingSpec,
     *,
     checkpoints: Checkpoints | None = None,
@@ -130,24 +49,20 @@ def train(
     saved: Snapshot | None = None,
     ranks: Ranks = ALONE,
     leave: Told = lambda count: None,
-) -> Outcome:
-    """Trains `job.module` to its end, from `saved` if given. Raises Interrupted (state saved) and TrainingError.
+) -> list[Outcome]:
+    """Trains the module of each job to its end, from `saved` if given. Raises Interrupted (state saved) and
+    TrainingError.
 
-    `leave` is told the progress, at least every few seconds.
+    Several jobs differ in their seeds alone and have a `step_of`; they have one rank, and no schedule that follows a
+    loss. `leave` is told the progress, at least every few seconds.
     """
-    loop = _Loop(job, training, checkpoints, stopping or Stopping(), saved, ranks, leave)
-    try:
-        return loop.run()
-    except Diverged as error:
-        if training.on_divergence == "fail":
-            raise
-        return loop.given_up(error.step)
+    return _Loop(jobs, training, checkpoints, stopping or Stopping(), saved, ranks, leave).run()
 
 
 class _Loop:
     def __init__(
         self,
-        job: Job,
+        jobs: Sequence[Job],
         training: TrainingSpec,
         checkpoints: Checkpoints | None,
         stopping: Stopping,
@@ -155,143 +70,157 @@ class _Loop:
         ranks: Ranks,
         leave: Told,
     ) -> None:
-        self.job, self.training, self.checkpoints, self.stopping = job, training, checkpoints, stopping
+        self.jobs, self.training, self.checkpoints, self.stopping = jobs, training, checkpoints, stopping
+        self.name = f"{jobs[0].stage} {in_words(jobs)}"
         self.leave = leave
-        self.ranks, self.particles = ranks, Particles(job.module, ranks)
+        self.ranks, self.particles = ranks, Particles(jobs[0].module, ranks)
         self.batch_size = ranks.even("batch_size", training.batch_size)
-        self.examples = job.batches.examples(self.batch_size, ranks)
-        self.device = job.batches.device
+        self.examples = jobs[0].batches.examples(self.batch_size, ranks)
+        self.device = jobs[0].batches.device
         self.steps_per_epoch = -(-self.examples // self.batch_size)
         self.total = self._steps(training.duration)
         self.validate_every = self._steps(training.validate_every)
         self.schedule = schedule(training.schedule, self.examples, self.batch_size)
-        self.parameters = {name: p for name, p in job.module.named_parameters() if p.requires_grad}
-        buffers = dict(job.module.named_buffers(recurse=False))
-        self.averaged = [buffers[name] for name in getattr(job.module, "averaged", ()) if name in buffers]
-        declared: Any = training.optimizer
-        arguments = {k: self._steps(v) if isinstance(v, Duration) else v for k, v in declared.arguments().items()}
-        self.optimizer: Optimizer = declared.load()(self.parameters, **arguments)
-        self.state = State()
-        self.best: dict[str, Tensor] = {}
+        self.step = 0
+        self.courses = [Course(job, self.total) for job in jobs]
+        self.trained = self.courses
+        """Those that are being trained; the others have stopped."""
+        if saved is not None:
+            self._restore(saved)
+        ranks.align(jobs[0].module.state_dict().values())
+        self.particles.share_out()
+        self._begin({} if saved is None else part(saved.tensors, "optimizer"))
         self.recent: list[tuple[int, Scalars]] = []
         """Weight of the batch and scalars of the steps since the last look."""
         self.factor = 1.0
-        self.started = time.monotonic()
-        self.gradient_norm = torch.zeros(())
-        if saved is not None:
-            self._restore(saved)
-        ranks.align(job.module.state_dict().values())
-        self.particles.share_out()
+        self.norms: list[Tensor] = []
+        """Of each job's gradient, before it was clipped."""
+        self.noted = time.monotonic()
+        """Up to when the courses know how long they took."""
         self.losses: list[float] = []
-        for _, _, metrics in self.state.validations:
+        for _, _, metrics in self.courses[0].state.validations:
             self._follow(metrics)
 
     def _steps(self, duration: Any) -> int:
         return int(duration.in_steps(self.examples, self.batch_size))
 
-    def run(self) -> Outcome:
-        state, self.started = self.state, time.monotonic() - self.state.seconds
-        with track(str(self.job), self.total, per_epoch=self.steps_per_epoch, leave=self.leave) as progress:
-            progress(state.step)
+    def _begin(self, remembered: Mapping[str, Tensor]) -> None:
+        """Stacks what is being trained. `remembered`: the state of its optimiser; empty at the start."""
+        jobs = [course.job for course in self.trained]
+        self.stack: Alone | Stack = Alone(jobs[0]) if len(self.jobs) == 1 else Stack(jobs)
+        buffers = dict(self.stack.module.named_buffers(recurse=False))
+        self.averaged = [buffers[name] for name in getattr(self.stack.module, "averaged", ()) if name in buffers]
+        declared: Any = self.training.optimizer
+        arguments = {k: self._steps(v) if isinstance(v, Duration) else v for k, v in declared.arguments().items()}
+        self.optimizer: Optimizer = declared.load()(self.stack.parameters, **arguments)
+        if remembered:
+            self.optimizer.load_state(remembered)
+        self.batches: Sequence[Any] = ()
+
+    def _leave_out_the_stopped(self) -> None:
+        """At a validation alone: when a divergence is noticed before depends on the clock."""
+        stay = [number for number, course in enumerate(self.trained) if not course.state.stopped]
+        if stay and len(stay) < len(self.trained):
+            remembered = {
+                name: tensor[stay] if tensor.ndim else tensor for name, tensor in self.optimizer.state().items()
+            }
+            self.trained = [self.trained[number] for number in stay]
+            self._begin(remembered)
+
+    def _going_on(self) -> bool:
+        return self.step < self.total and not all(course.state.stopped for course in self.trained)
+
+    def run(self) -> list[Outcome]:
+        self.noted = time.monotonic()
+        with track(self.name, self.total, per_epoch=self.steps_per_epoch, leave=self.leave) as progress:
+            progress(self.step)
             # A divergence ends the training of all ranks at once; their clocks are not one.
             look_by_clock = self.training.on_divergence == "fail" or self.ranks.world == 1
-            batches: Sequence[Any] = ()
-            while state.step < self.total and not state.stopped:
+            while self._going_on():
                 self._stop_or_save()
-                epoch, position = divmod(state.step, self.steps_per_epoch)
+                epoch, position = divmod(self.step, self.steps_per_epoch)
                 if position == 0:
-                    self.job.carried.clear()
-                if not batches or position == 0:
-                    batches = self._batches(epoch)
-                self._one_step(batches[position])
-                if state.step % LOOK_EVERY == 0 or (look_by_clock and progress.due()):
-                    progress(state.step, **self._look())
-                if state.step % self.validate_every == 0 or state.step == self.total:
+                    self.jobs[0].carried.clear()
+                if not self.batches or position == 0:
+                    self.batches = self.stack.batches(epoch, self.batch_size, self.ranks)
+                self._one_step(self.batches[position])
+                if self.step % LOOK_EVERY == 0 or (look_by_clock and progress.due()):
+                    progress(self.step, **self._look())
+                if self.step % self.validate_every == 0 or self.step == self.total:
                     self._validation()
-        state.seconds = time.monotonic() - self.started
-        if self.best:
-            self.job.module.load_state_dict(self.best)
+        self._note_time()
         self.particles.bring_together()
-        last = len(state.validations) - 1
-        return Outcome(state.validations, last if state.best is None else state.best, state.seconds)
-
-    def given_up(self, step: int) -> Outcome:
-        """What a training that diverged at `step` leaves: its history up to there, and NaN for all parameters.
-
-        What the parameters were when the divergence was noticed depends on the clock.
-        """
-        self.particles.bring_together()
-        for tensor in self.job.module.state_dict().values():
-            if tensor.is_floating_point():
-                tensor.fill_(math.nan)
-        validations = [*self.state.validations, (step, step / self.steps_per_epoch, {DIVERGED: 1.0})]
-        return Outcome(validations, len(validations) - 1, time.monotonic() - self.started)
-
-    def _batches(self, epoch: int) -> Sequence[Any]:
-        """This rank's share of the epoch's batches."""
-        order = stream(self.job.seed, f"{self.job.phase}/order", self.job.restart, epoch)
-        return self.job.batches.epoch(self.batch_size, self.ranks, order)
+        return [course.outcome(self.steps_per_epoch) for course in self.courses]
 
     def _one_step(self, which: Any) -> None:
-        job, state = self.job, self.state
-        batch, weight = job.batches.take(which)
-        generator = stream(job.seed, f"{job.phase}/step", job.restart, state.step, device=self.device)
+        batch, weight = self.stack.take(which)
+        noise = self.stack.noise(self.step)
+        for course in self.trained:
+            course.job.at(self.step)
         with self._precision(), self.ranks.noise(len(batch[0]), *self.particles.shares):
-            scalars = job.step(*batch, generator)
-        scalars = self.ranks.average(self.parameters.values(), scalars, self.averaged)
+            scalars = self.stack.step(*batch, noise)
+        scalars = self.ranks.average(self.stack.parameters.values(), scalars, self.averaged)
         if self.training.clip_norm is not None:
-            self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.training.clip_norm)
-        self.factor = self.schedule(state.step, self.total, self.losses)
-        self.optimizer.step(self.factor, state.step)
+            self.norms = [_clip(gradients, self.training.clip_norm) for gradients in self.stack.gradients()]
+        self.factor = self.schedule(self.step, self.total, self.losses)
+        self.optimizer.step(self.factor, self.step)
         self.recent.append((weight * self.ranks.world, scalars))
-        state.step += 1
+        self.step += 1
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         if self.training.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    @contextlib.contextmanager
+    def _divergence_of(self, course: Course) -> Iterator[None]:
+        """Where one is a result it ends a course, and else everything. Raises Diverged."""
+        try:
+            yield
+        except Diverged as error:
+            if self.training.on_divergence == "fail":
+                raise
+            course.give_up(error.step)
+
     def _look(self) -> dict[str, float]:
-        """Adds the recent steps' scalars to the sums, in their order; the last step's. Raises TrainingError at NaN."""
+        """Adds the recent steps' scalars to the sums, in order; the last step's, averaged over the jobs that go on."""
         if not self.recent:
             return {}
-        first = self.state.step - len(self.recent)
+        first = self.step - len(self.recent) + 1
         names = list(self.recent[0][1])
-        table = torch.stack([torch.stack([scalars[name] for name in names]) for _, scalars in self.recent]).tolist()
-        for offset, ((size, _), values) in enumerate(zip(self.recent, table, strict=True)):
-            for name, value in zip(names, values, strict=True):
-                self._guard(name, value, first + offset + 1)
-                self.state.sums[name] = self.state.sums.get(name, 0.0) + size * value
-            self.state.seen += size
+        table = torch.stack([torch.stack([scalars[name] for name in names]) for _, scalars in self.recent])
+        of_each = table.view(*table.shape[:2], -1).permute(2, 0, 1).tolist()  # [jobs][steps][names]
+        for course, steps in zip(self.trained, of_each, strict=True):
+            if not course.state.stopped:
+                with self._divergence_of(course):
+                    for step, ((weight, _), values) in enumerate(zip(self.recent, steps, strict=True), first):
+                        course.add(step, weight, dict(zip(names, values, strict=True)))
         self.recent.clear()
-        return dict(zip(names, table[-1], strict=True))
-
-    def _guard(self, name: str, value: float, step: int) -> None:
-        if not math.isfinite(value):
-            raise Diverged(
-                f"{self.job}: {name} is {value} at step {step} of {self.total}; training has diverged. "
-                "A lower learning rate or clip_norm may help; on_divergence: record makes it a result",
-                step,
-            )
+        last = [steps[-1] for course, steps in zip(self.trained, of_each, strict=True) if not course.state.stopped]
+        return {name: sum(values) / len(last) for name, values in zip(names, zip(*last, strict=True), strict=False)}
 
     def _validation(self) -> None:
-        state = self.state
         self._look()
-        metrics = {f"train_{name}": total / state.seen for name, total in state.sums.items()}
-        metrics |= {f"valid_{name}": value for name, value in self.job.validate().items()}
+        self._note_time()
         if self.training.clip_norm is None:
-            gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-            self.gradient_norm = nn.utils.get_total_norm(gradients)
-        metrics["learning_rate"] = self.optimizer.learning_rate * self.factor
-        metrics["grad_norm"] = float(self.gradient_norm)
+            self.norms = [nn.utils.get_total_norm(gradients) for gradients in self.stack.gradients()]
+        for course, norm in zip(self.trained, self.norms, strict=True):
+            if not course.state.stopped:
+                with self._divergence_of(course):
+                    self._validate(course, norm)
+        self._leave_out_the_stopped()
+
+    def _validate(self, course: Course, norm: Tensor) -> None:
+        metrics = course.means()
+        metrics |= {f"valid_{name}": value for name, value in course.job.validate().items()}
+        metrics |= {"learning_rate": self.optimizer.learning_rate * self.factor, "grad_norm": float(norm)}
         metrics = dict(zip(metrics, self.ranks.from_first(list(metrics.values())), strict=True))
-        for name, value in metrics.items():
-            self._guard(name, value, state.step)
-        state.validations.append((state.step, state.step / self.steps_per_epoch, metrics))
-        state.sums, state.seen = {}, 0
+        course.guard(metrics, self.step)
+        course.validated(self.step, self.step / self.steps_per_epoch, metrics)
         self._follow(metrics)
-        if self.training.early_stopping is not None:
-            self._early_stopping(self.training.early_stopping)
+        rule = self.training.early_stopping
+        if rule is not None:
+            course.stop_early(rule, self._steps(rule.patience))
 
     def _follow(self, metrics: Mapping[str, float]) -> None:
         """Notes the loss that a schedule may look at."""
@@ -300,23 +229,16 @@ class _Loop:
             self.losses.append(loss)
         elif isinstance(self.training.schedule, HalveOnPlateau):
             raise TrainingError(
-                f"{self.job}: halve_on_plateau looks at one of {', '.join(PLATEAU_METRICS)}; "
+                f"{self.name}: halve_on_plateau looks at one of {', '.join(PLATEAU_METRICS)}; "
                 f"the validations have {', '.join(metrics)}. Validation examples (dataset.valid) may help"
             )
 
-    def _early_stopping(self, rule: EarlyStopping) -> None:
-        state = self.state
-        step, _, metrics = state.validations[-1]
-        if rule.by not in metrics:
-            raise TrainingError(
-                f"{self.job}: early_stopping.by is {rule.by!r}; the validations have {', '.join(metrics)}"
-                + ("" if any(name.startswith("valid_") for name in metrics) else " (there are no validation examples)")
-            )
-        sign = 1.0 if lower_is_better(rule.by) else -1.0
-        if state.best is None or sign * metrics[rule.by] < sign * state.validations[state.best][2][rule.by]:
-            state.best = len(state.validations) - 1
-            self.best = {name: tensor.clone() for name, tensor in self.job.module.state_dict().items()}
-        state.stopped = step - state.validations[state.best][0] >= self._steps(rule.patience)
+    def _note_time(self) -> None:
+        """Shares out the seconds since the last time."""
+        now = time.monotonic()
+        for course in self.trained:
+            course.state.seconds += (now - self.noted) / len(self.trained)
+        self.noted = now
 
     def _stop_or_save(self) -> None:
         """At a step boundary: saves when it is time to, or when asked to stop, which it then does."""
@@ -327,35 +249,50 @@ class _Loop:
         if reason is None and not due:
             return
         self._look()
-        self.state.seconds = time.monotonic() - self.started
+        if not self._going_on():
+            return  # it has just been noticed that everything has diverged
+        self._note_time()
         snapshot = self._snapshot()
-        saved = self.checkpoints.save(self.job.unit, snapshot) if self.ranks.first else True
+        saved = self.checkpoints.save(unit(self.jobs), snapshot) if self.ranks.first else True
         if reason is not None:
             self.ranks.barrier()  # torchrun ends the others when one leaves: not before the first one has saved
             raise Interrupted(
-                f"{self.job}: stopped by {reason} at step {self.state.step} of {self.total}, "
+                f"{self.name}: stopped by {reason} at step {self.step} of {self.total}, "
                 f"state {'saved' if saved else 'not saved'}; run the same command again to go on",
                 reason,
             )
 
     def _snapshot(self) -> Snapshot:
-        tensors = {
-            f"module/{name}": tensor for name, tensor in self.particles.whole(self.job.module.state_dict()).items()
-        }
-        tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state().items()}
-        tensors |= {f"best/{name}": tensor for name, tensor in self.particles.whole(self.best).items()}
-        tensors |= {f"carried/{number}": tensor for number, tensor in enumerate(self.job.carried)}
-        return Snapshot(tensors, {"finished": False, "state": asdict(self.state)})
+        tensors = {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state().items()}
+        for course in self.courses:
+            for what, state in (("module", course.job.module.state_dict()), ("best", course.best)):
+                whole = self.particles.whole(state)
+                tensors |= {f"{course.job.seed}/{what}/{name}": tensor for name, tensor in whole.items()}
+            carried = enumerate(course.job.carried)
+            tensors |= {f"{course.job.seed}/carried/{number}": tensor for number, tensor in carried}
+        trained = [course.job.seed for course in self.trained]
+        states = [course.values() for course in self.courses]
+        return Snapshot(tensors, {"finished": False, "step": self.step, "trained": trained, "states": states})
 
     def _restore(self, saved: Snapshot) -> None:
         """Copies into the tensors that are there: their memory is aligned as in the undisturbed run."""
-        self.job.module.load_state_dict(part(saved.tensors, "module"))
-        self.optimizer.load_state(part(saved.tensors, "optimizer"))
-        best = {name: tensor.to(self.device) for name, tensor in part(saved.tensors, "best").items()}
-        self.best = self.particles.own(best)
-        carried = part(saved.tensors, "carried")
-        self.job.carried[:] = (carried[str(number)].to(self.device, copy=True) for number in range(len(carried)))
-        self.state = State(**saved.values["state"])
+        for course, values in zip(self.courses, saved.values["states"], strict=True):
+            own = part(saved.tensors, str(course.job.seed))
+            course.job.module.load_state_dict(part(own, "module"))
+            best = {name: tensor.to(self.device) for name, tensor in part(own, "best").items()}
+            course.best = self.particles.own(best)
+            carried = part(own, "carried")
+            course.job.carried[:] = (carried[str(number)].to(self.device, copy=True) for number in range(len(carried)))
+            course.state = State(**values)
+        self.step = saved.values["step"]
+        self.trained = [course for course in self.courses if course.job.seed in saved.values["trained"]]
+
+
+def _clip(gradients: list[Tensor], most: float) -> Tensor:
+    """Scales them, in place, to a norm of at most so much, all of them together; the norm before."""
+    norm = nn.utils.get_total_norm(gradients)
+    torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1.0))  # as clip_grad_norm_ does
+    return norm
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -376,3 +313,16 @@ def from_cleared(module: nn.Module, backward: Step) -> Step:
         return backward(*batch)
 
     return step
+
+
+__all__ = [
+    "Diverged",
+    "Interrupted",
+    "Job",
+    "Outcome",
+    "TrainingError",
+    "from_cleared",
+    "part",
+    "train",
+    "train_together",
+]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import adagrad as _adagrad
 from torch.optim import adam as _adam
 from torch.optim import adamw as _adamw
@@ -20,6 +20,10 @@ from torch.optim import rmsprop as _rmsprop
 Slots = dict[str, list[Any]]
 Update = Callable[[list[Tensor], list[Tensor], Slots, float, float], None]
 """update(parameters, gradients, slots, lr, weight_decay): changes parameters and slots in place."""
+
+
+class StackedParameter(nn.Parameter):
+    """A parameter of several seeds, [seeds, ...]: a weight has three dimensions then, and a bias has two."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Optimizer:
 
 def _group(group: Mapping[str, Tensor], decay: float, slots: tuple[str, ...], counts_steps: bool) -> _Group:
     parameters = list(group.values())
-    turned = [parameter.ndim == 2 and not parameter.is_contiguous() for parameter in parameters]
+    turned = [parameter.ndim >= 2 and not parameter.is_contiguous() for parameter in parameters]
     views = [p.detach().mT if turn else p.detach() for p, turn in zip(parameters, turned, strict=True)]
     memory = {slot: [torch.zeros_like(view) for view in views] for slot in slots}
     if counts_steps:
@@ -101,9 +105,13 @@ def _split(parameters: Mapping[str, Tensor], weight_decay: float) -> list[tuple[
     """One group where nothing is decayed (one call a step instead of two); otherwise weights and the rest."""
     if weight_decay == 0.0:
         return [(dict(parameters), 0.0)]
-    weights = {name: parameter for name, parameter in parameters.items() if parameter.ndim >= 2}
-    rest = {name: parameter for name, parameter in parameters.items() if parameter.ndim < 2}
+    weights = {name: parameter for name, parameter in parameters.items() if _is_weight(parameter)}
+    rest = {name: parameter for name, parameter in parameters.items() if name not in weights}
     return [(group, decay) for group, decay in ((weights, weight_decay), (rest, 0.0)) if group]
+
+
+def _is_weight(parameter: Tensor) -> bool:
+    return parameter.ndim - isinstance(parameter, StackedParameter) >= 2
 
 
 def sgd(

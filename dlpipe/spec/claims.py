@@ -101,7 +101,7 @@ class Claim(Spec):
     def lower_is_better(self) -> bool:
         if self.better is not None:
             return self.better == "lower"
-        return not self.metric.endswith(("accuracy", "likelihood"))
+        return not self.metric.endswith(("accuracy", "likelihood", "bound"))
 
 
 def own_levels(axes: Mapping[str, Mapping[str, object]]) -> Levels:

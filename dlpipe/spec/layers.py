@@ -18,6 +18,8 @@ class LayerSpec(Component):
     """Whether it is trained on labelled examples, on their labels too, and not on all without."""
     decodes: ClassVar[bool] = True
     """Whether there is a way back from its code to its input: `decode` and `decoder`."""
+    batches_seeds: ClassVar[bool] = False
+    """Whether a step serves several seeds at once, whose tensors then have the seeds for a first dimension."""
 
     @property
     def slug(self) -> str:
@@ -47,6 +49,7 @@ class Rbm(LayerSpec):
     """Restricted Boltzmann machine: contrastive divergence (Hinton 2002) or persistent chains (Tieleman 2008)."""
 
     implementation: ClassVar[str] = "dlpipe.layers.rbm:RBM"
+    batches_seeds: ClassVar[bool] = True
     samples: ClassVar[bool] = True
     kind: Literal["rbm"] = "rbm"
     visible_units: Literal["bernoulli", "gaussian"] = Field(
@@ -79,6 +82,12 @@ class Rbm(LayerSpec):
         0.0, description="desired mean activity of a hidden unit; without effect at cost 0"
     )
     sparsity_cost: NonNegativeFloat = Field(0.0, description="weight of the sparsity term (Hinton 2010, section 11)")
+    doubled: Literal["none", "up", "down"] = Field(
+        "none",
+        description="which input counts twice, for a layer of a dbm (Salakhutdinov and Hinton 2009): up, that of the "
+        "hidden units, in the lowest layer; down, that of the visible units, in the top one",
+        exclude_if=lambda doubled: doubled == "none",
+    )
 
     @model_validator(mode="after")
     def _hidden_units_fit(self) -> Rbm:
@@ -99,6 +108,16 @@ class Rbm(LayerSpec):
     def _fast_weights_drive_chains(self) -> Rbm:
         if self.fast_rate and not self.persistent:
             raise misuse("fast weights drive persistent chains: set persistent to true", "fast_rate")
+        return self
+
+    @model_validator(mode="after")
+    def _doubled_by_contrastive_divergence(self) -> Rbm:
+        if self.doubled != "none" and (self.persistent or self.centred):
+            raise misuse(
+                "a doubled RBM is trained by plain contrastive divergence, neither persistent nor centred: it is no "
+                "density of its own",
+                "doubled",
+            )
         return self
 
     @property
@@ -123,6 +142,7 @@ class LabelRbm(LayerSpec):
     2006), or a classifier (Larochelle and Bengio 2008). Trained on the labelled examples."""
 
     implementation: ClassVar[str] = "dlpipe.layers.label_rbm:LabelRBM"
+    batches_seeds: ClassVar[bool] = True
     sees_labels: ClassVar[bool] = True
     kind: Literal["label_rbm"] = "label_rbm"
     cd_steps: PositiveInt = Field(1, description="k of CD-k: Gibbs steps before the negative statistics")
@@ -142,6 +162,7 @@ class Autoencoder(LayerSpec):
     """Autoencoder with one hidden layer: plain; denoising, contractive or sparse where these are above 0."""
 
     implementation: ClassVar[str] = "dlpipe.layers.autoencoder:Autoencoder"
+    batches_seeds: ClassVar[bool] = True
     kind: Literal["autoencoder"] = "autoencoder"
     corruption: Probability = Field(
         0.0, description="share of corrupted inputs; for gaussian noise its standard deviation"
@@ -204,6 +225,7 @@ class Supervised(LayerSpec):
     """Sigmoid layer trained to classify, below an output layer that is thrown away (Bengio et al. 2007)."""
 
     implementation: ClassVar[str] = "dlpipe.layers.supervised:Supervised"
+    batches_seeds: ClassVar[bool] = True
     sees_labels: ClassVar[bool] = True
     decodes: ClassVar[bool] = False
     kind: Literal["supervised"] = "supervised"

@@ -14,6 +14,7 @@ from dlpipe.spec.models import ModelSpec
 
 STRETCHES = 3
 """Of the inverse temperatures: 0 to 0.5, to 0.9, to 1."""
+GREY = "binary units give shades of grey no probability: set dataset.scaling to binary"
 
 
 class MeasureSpec(Component):
@@ -30,12 +31,9 @@ class MeasureSpec(Component):
         return 0.0
 
 
-class LogLikelihood(MeasureSpec):
-    """Log-likelihood of an RBM in nats an example: exact where one side has at most 20 units, otherwise by annealed
-    importance sampling (Salakhutdinov and Murray 2008)."""
+class Annealing(MeasureSpec):
+    """A measure that needs log Z of an RBM."""
 
-    implementation: ClassVar[str] = "dlpipe.measures.likelihood:LogLikelihood"
-    kind: Literal["log_likelihood"] = "log_likelihood"
     chains: PositiveInt = Field(100, ge=2, description="number of annealed chains; without effect where it is exact")
     temperatures: OneOrMany[PositiveInt] = Field(
         (500, 4_000, 10_000),
@@ -45,7 +43,7 @@ class LogLikelihood(MeasureSpec):
     gibbs_steps: PositiveInt = Field(1_000, description="from training examples to the samples of `reverse`")
 
     @model_validator(mode="after")
-    def _one_or_three(self) -> LogLikelihood:
+    def _one_or_three(self) -> Annealing:
         if len(self.counts) not in (1, STRETCHES):
             message = f"temperatures are one number or {STRETCHES}, not {len(self.counts)}"
             raise misuse(message, "temperatures")
@@ -55,14 +53,38 @@ class LogLikelihood(MeasureSpec):
     def counts(self) -> tuple[int, ...]:
         return self.temperatures if isinstance(self.temperatures, tuple) else (self.temperatures,)
 
+    def flops(self, parameters: int) -> float:
+        steps = sum(self.counts) * (1 + self.reverse) + self.gibbs_steps * self.reverse
+        return 4.0 * parameters * self.chains * steps
+
+
+class LogLikelihood(Annealing):
+    """Log-likelihood of an RBM in nats an example: exact where one side has at most 20 units, otherwise by annealed
+    importance sampling (Salakhutdinov and Murray 2008)."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.likelihood:LogLikelihood"
+    kind: Literal["log_likelihood"] = "log_likelihood"
+
     def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
         if isinstance(subject, Rbm) and subject.hidden_units != "bernoulli":
             return f"log_likelihood is for binary hidden units; this layer's are {subject.hidden_units}"
         return _no_probabilities(self, subject, dataset)
 
-    def flops(self, parameters: int) -> float:
-        steps = sum(self.counts) * (1 + self.reverse) + self.gibbs_steps * self.reverse
-        return 4.0 * parameters * self.chains * steps
+
+class VariationalBound(Annealing):
+    """Lower bound on the log-likelihood of a deep belief network or a deep Boltzmann machine, in nats an example, with
+    log Z as for an RBM (Salakhutdinov and Murray 2008, Salakhutdinov and Hinton 2009)."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.bound:VariationalBound"
+    kind: Literal["variational_bound"] = "variational_bound"
+    samples: PositiveInt = Field(
+        10, description="of what lies behind an example, for a dbn; a dbm has means instead, and draws none"
+    )
+
+    def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
+        if not (isinstance(subject, ModelSpec) and subject.bounded):
+            return f"variational_bound is a measure of a dbn or a dbm; what is measured here is of kind {subject.slug}"
+        return GREY if _is_grey(dataset) else None
 
 
 class PseudoLikelihood(MeasureSpec):
@@ -140,6 +162,10 @@ def _no_probabilities(
 ) -> str | None:
     if not isinstance(subject, Rbm):
         return f"{measure.kind} is a measure of an RBM; what is measured here is of kind {subject.slug}"
-    if subject.visible_units == "bernoulli" and isinstance(dataset, ExampleSet) and dataset.scaling != "binary":
-        return "binary units give shades of grey no probability: set dataset.scaling to binary"
-    return None
+    if subject.doubled != "none":
+        return f"{measure.kind} is of a density; a doubled RBM is none before it is part of a dbm"
+    return GREY if subject.visible_units == "bernoulli" and _is_grey(dataset) else None
+
+
+def _is_grey(dataset: DatasetSpec) -> bool:
+    return isinstance(dataset, ExampleSet) and dataset.scaling != "binary"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeGuard
 
 from pydantic import Field, model_validator
 
@@ -17,8 +17,12 @@ class ModelSpec(Component):
     family: ClassVar[str] = "model"
     generative: ClassVar[bool] = False
     """Whether it is a model of its inputs, with an objective of its own: what the task `generative` trains."""
+    bounded: ClassVar[bool] = False
+    """Whether its log-likelihood has a variational bound with the log Z of an RBM."""
     takes_pictures: ClassVar[bool] = False
     """Whether the model is told the `shape` of an input, (height, width, colours), besides its number of features."""
+    batches_seeds: ClassVar[bool] = False
+    """Whether a step serves several seeds at once, whose tensors then have the seeds for a first dimension."""
     sequential: ClassVar[bool] = False
     """Whether it is a model of sequences, which is told whether their steps are `tokens`."""
 
@@ -52,6 +56,10 @@ class ModelSpec(Component):
             return f"{task.slug} is asked of {of}; a model of kind {self.kind} takes {by}"  # type: ignore[attr-defined]
         return None
 
+    def sees_labels(self, task: TaskSpec) -> bool:
+        """Whether it is trained on labelled examples alone, with such a task, and not on all without labels."""
+        return True
+
     def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
         """Why it cannot be unrolled from such a layer at `position`; None if it can."""
         return None
@@ -69,6 +77,7 @@ class Mlp(ModelSpec):
     """Multilayer perceptron. No hidden layer at all (`units: []`) is logistic regression."""
 
     implementation: ClassVar[str] = "dlpipe.models.mlp:MLP"
+    batches_seeds: ClassVar[bool] = True
     kind: Literal["mlp"] = "mlp"
     units: Annotated[tuple[PositiveInt, ...], Many] = Field(
         description="hidden units, from the layer above the input upwards"
@@ -156,6 +165,7 @@ class Dbn(ModelSpec):
     implementation: ClassVar[str] = "dlpipe.models.deep_belief_network:DeepBeliefNetwork"
     kind: Literal["dbn"] = "dbn"
     generative: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
     units: Annotated[tuple[PositiveInt, ...], Many] = Field(
         min_length=1, description="hidden units, from the layer above the input up to the top RBM's"
     )
@@ -179,19 +189,78 @@ class Dbn(ModelSpec):
             return "a dbn without labels classifies nothing: set model.labels, or take the task generative"
         return f"the task of a dbn is of kind generative or classification, not {task.slug}"
 
+    def sees_labels(self, task: TaskSpec) -> bool:
+        return self.labels
+
     def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
         top = position == len(self.units) - 1
         if top and self.labels and not isinstance(layer, LabelRbm):
             return "the top of a dbn is pretrained as a label_rbm, or set model.labels to false"
         if isinstance(layer, LabelRbm) and not (top and self.labels):
             return "a label_rbm is for the top of a dbn with labels"
-        if isinstance(layer, Rbm) and layer.visible_units == layer.hidden_units == "bernoulli":
-            return None
-        return None if isinstance(layer, LabelRbm) else "a dbn is a stack of RBMs with binary units on both sides"
+        if isinstance(layer, Rbm) and layer.doubled != "none":
+            return "doubled is for the layers of a dbm: those of a dbn are plain"
+        return None if isinstance(layer, LabelRbm) or _is_binary(layer) else f"a dbn is a stack of {BINARY_RBMS}"
 
     def parameters(self, inputs: int, outputs: int) -> int:
         *below, top = [n * m for n, m in pairwise((inputs, *self.units))]
         return 2 * sum(below) + top + outputs * self.units[-1] * self.labels
+
+
+class Dbm(ModelSpec):
+    """Deep Boltzmann machine: layers of binary units, joined in both directions (Salakhutdinov and Hinton 2009). Its
+    own task, `generative`, is joint training; for `classification` it is a network that sees its mean field too."""
+
+    implementation: ClassVar[str] = "dlpipe.models.deep_boltzmann_machine:DeepBoltzmannMachine"
+    kind: Literal["dbm"] = "dbm"
+    generative: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
+    units: Annotated[tuple[PositiveInt, ...], Many] = Field(
+        min_length=1, description="hidden units, from the layer above the input upwards"
+    )
+    mean_field_steps: PositiveInt = Field(10, description="updates of every layer's means, after a first pass upwards")
+    gibbs_steps: PositiveInt = Field(5, description="of the persistent chains, an update of joint training")
+    chains: PositiveInt = Field(100, description="number of persistent chains")
+
+    @property
+    def slug(self) -> str:
+        return "dbm" + "-".join(map(str, self.units))
+
+    @property
+    def layer_units(self) -> tuple[int, ...]:
+        return self.units
+
+    def unfit(self, task: TaskSpec) -> str | None:
+        if isinstance(task, Generative | Classification):
+            return None
+        return f"the task of a dbm is of kind generative or classification, not {task.slug}"
+
+    def sees_labels(self, task: TaskSpec) -> bool:
+        return not isinstance(task, Generative)
+
+    def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
+        if not _is_binary(layer):
+            return f"a dbm is composed of {BINARY_RBMS}"
+        lowest, top = position == 0, position == len(self.units) - 1
+        wanted = "none" if lowest == top else "up" if lowest else "down"
+        if layer.doubled == wanted:
+            return None
+        return (
+            f"doubled is {layer.doubled} and must be {wanted}: of the layers of a dbm it is up in the lowest, down in "
+            "the top one, none in any other"
+        )
+
+    def parameters(self, inputs: int, outputs: int) -> int:
+        """Those of the machine, and a network's of the same size."""
+        lowest, *above = [n * m for n, m in pairwise((inputs, *self.units))]
+        return 2 * lowest + 3 * sum(above) + outputs * self.units[-1]
+
+
+BINARY_RBMS = "RBMs with binary units on both sides"
+
+
+def _is_binary(layer: LayerSpec) -> TypeGuard[Rbm]:
+    return isinstance(layer, Rbm) and layer.visible_units == layer.hidden_units == "bernoulli"
 
 
 class ConvolutionalSpec(ModelSpec):

@@ -23,7 +23,7 @@ BELONGS_TO: dict[str, tuple[str, ...]] = {
 """Fields that only some cells have."""
 BLOCKS: dict[str, int] = {"elman": 1, "jordan": 1, "lstm": 4, "gru": 3, "mut1": 2, "mut2": 3, "mut3": 3}
 """Matrices of units by units a cell has, about."""
-PREDICTIONS = ("language_model", "next_frame")
+PREDICTIONS = ("language_model", "continuation", "next_frame")
 """Tasks that ask for what a cell that reads backwards has seen."""
 
 

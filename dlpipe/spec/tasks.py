@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from dlpipe.spec.base import Component, PositiveFloat, PositiveInt, Probability
 from dlpipe.spec.datasets import DatasetSpec
-from dlpipe.spec.sequences import Corpus, Sequential
+from dlpipe.spec.feeding import Feed, TeacherForcing
+from dlpipe.spec.sequences import Corpus, GeneratedSequences, Sequential
 
 TYPICAL_SEQUENCES = 500
 """Of a collection that does not say how many it has."""
@@ -16,8 +17,12 @@ TYPICAL_SEQUENCES = 500
 
 class TaskSpec(Component):
     family: ClassVar[str] = "task"
+    batches_seeds: ClassVar[bool] = False
+    """Whether a step serves several seeds at once, whose tensors then have the seeds for a first dimension."""
     sequential: ClassVar[bool] = False
     """Whether it is asked of sequences."""
+    writes: ClassVar[bool] = False
+    """Whether a model that is trained for it can write on, token by token, as `dlpipe sample` asks it to."""
 
     @property
     def slug(self) -> str:
@@ -36,6 +41,7 @@ class Classification(TaskSpec):
     """Cross-entropy, averaged over examples; errors in per cent."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.classification:Classification"
+    batches_seeds: ClassVar[bool] = True
     kind: Literal["classification"] = "classification"
 
     def unfit(self, dataset: DatasetSpec) -> str | None:
@@ -50,6 +56,7 @@ class Regression(TaskSpec):
     """Half the squared error of one real number, averaged over examples."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.regression:Regression"
+    batches_seeds: ClassVar[bool] = True
     kind: Literal["regression"] = "regression"
 
     def unfit(self, dataset: DatasetSpec) -> str | None:
@@ -156,6 +163,7 @@ class LanguageModel(SequentialTask):
 
     implementation: ClassVar[str] = "dlpipe.tasks.language_model:LanguageModel"
     kind: Literal["language_model"] = "language_model"
+    writes: ClassVar[bool] = True
     unroll: PositiveInt = Field(
         20, description="steps of a window, through which the gradient goes back; a window is an example"
     )
@@ -177,6 +185,33 @@ class LanguageModel(SequentialTask):
         if isinstance(dataset, Corpus):
             steps = min(steps, dataset.train or steps)
         return max(1, steps // self.unroll), self.unroll
+
+
+class Continuation(SequentialTask):
+    """The rest of each sequence from its first tokens; errors in per cent of the tokens, given the data's tokens before
+    each (`error`) and given the model's own (`free_running_error`)."""
+
+    implementation: ClassVar[str] = "dlpipe.tasks.continuation:Continuation"
+    kind: Literal["continuation"] = "continuation"
+    writes: ClassVar[bool] = True
+    prompt: PositiveInt = Field(description="tokens at the front of each sequence that are given and not asked for")
+    feed: Feed = Field(
+        TeacherForcing(), description="where each token behind the prompt comes from in training: the data or the model"
+    )
+
+    @classmethod
+    def suits(cls, dataset: Sequential) -> bool:
+        return dataset.tokens and dataset.target == "next_step" and not isinstance(dataset, Corpus)
+
+    def unfit(self, dataset: DatasetSpec) -> str | None:
+        return super().unfit(dataset) or (
+            f"nothing is left to be told of {dataset.length} tokens after a prompt of {self.prompt}"
+            if isinstance(dataset, GeneratedSequences) and self.prompt >= dataset.length
+            else None
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments(), "feed": self.feed.probability()}
 
 
 class NextFrame(SequentialTask):
@@ -217,5 +252,5 @@ class SequenceRegression(SequentialTask):
 
 def _fitting(dataset: Sequential) -> str:
     """The tasks of such sequences, in words."""
-    kinds = (LanguageModel, NextFrame, Tagging, SequenceRegression)
+    kinds = (LanguageModel, Continuation, NextFrame, Tagging, SequenceRegression)
     return " or ".join(each.model_fields["kind"].default for each in kinds if each.suits(dataset))

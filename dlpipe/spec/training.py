@@ -56,6 +56,11 @@ class TrainingSpec(Spec):
         exclude_if=lambda value: value == "fail",  # so that digests are what they were before there was a choice
     )
 
+    @property
+    def batches_seeds(self) -> bool:
+        """Whether seeds can be trained together: the learning rate is the same for all, whatever their losses."""
+        return not isinstance(self.schedule, HalveOnPlateau)
+
 
 def training_fields(spec: TrainingSpec) -> dict[str, Any]:
     """The training part of a phase, as it is digested."""

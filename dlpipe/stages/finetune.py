@@ -6,7 +6,7 @@ The whole model is trained, or its output layer alone, or nothing: then it is wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.progress import say
 from dlpipe.runtime.batches import Batches, Bucketed, Shuffled, Stream
-from dlpipe.runtime.block import Block, block
+from dlpipe.runtime.block import Block, Cost, block
 from dlpipe.runtime.data import (
     Layers,
     SequenceSplit,
@@ -24,11 +24,13 @@ from dlpipe.runtime.data import (
     build_model,
     component,
     declared_task,
+    features,
     read_any,
     read_weights,
 )
 from dlpipe.runtime.history import lower_is_better, to_csv
-from dlpipe.runtime.loop import Job, Outcome, TrainingError, from_cleared
+from dlpipe.runtime.jobs import Job, Outcome, Step, TrainingError
+from dlpipe.runtime.loop import from_cleared
 from dlpipe.runtime.ranks import join
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.selection import Select, with_settings
@@ -70,18 +72,20 @@ def run(
     )
     position = 1 if start.model is None else int(start.model.extra["position"]) + 1
     select = Select.model_validate(stage.spec["phase"]["select"] or {"best_of": 1})
-    with block(stage, store, ranks, device=device, threads=threads, deadline=deadline, tries=select.tries) as work:
+    options: Any = {"device": device, "threads": threads, "deadline": deadline, "tries": select.tries}
+    with block(stage, store, ranks, cost=_cost(stage, data), **options) as work:
         train = read_any(data, "train", work.device).first(stage.spec["labelled"])
         valid = read_any(data, "valid", work.device)
         record: list[tuple[Any, ...]] = []
         chosen: dict[str, dict[str, Any]] = {}
-        for seed in stage.seeds:
-            jobs = partial(_job, work, start, train, valid, f"finetune/{position}", seed)
-            tries = [_try(work, select, jobs, number) for number in range(select.tries)]
-            best = _choose(tries, select.by)
-            work.add(best.job, best.outcome, sum(each.outcome.seconds for each in tries))
-            record += [(seed, *t.what.values(), select.by, t.value, int(t is best)) for t in tries]
-            chosen[str(seed)] = best.what
+        for seeds in work.groups:
+            job = partial(_job, work, start, train, valid, f"finetune/{position}")
+            tried = [_try(work, select, job, seeds, number) for number in range(select.tries)]
+            for seed, *tries in zip(seeds, *tried, strict=True):
+                best = _choose(tries, select.by)
+                work.add(best.job, best.outcome, sum(each.outcome.seconds for each in tries))
+                record += [(seed, *t.what.values(), select.by, t.value, int(t is best)) for t in tries]
+                chosen[str(seed)] = best.what
         if stage.spec["phase"]["select"]:
             columns = ("seed", *best.what, "metric", "value", "chosen")
             (work.draft.folder / "selection.csv").write_text(to_csv(columns, record), encoding="utf-8")
@@ -91,18 +95,33 @@ def run(
     return store.read(stage.rule, stage.id)
 
 
-def _try(work: Block, select: Select, jobs: Callable[..., Job], number: int) -> Try:
-    """Trains one restart, or one setting of the grid."""
+def _cost(stage: Stage, data: Artifact) -> Cost | None:
+    phase = stage.spec["phase"]
+    training = TrainingSpec.model_validate(phase["training"])
+    model: Any = component("model", stage.spec["model"])
+    task: Any = component("task", phase["task"])
+    if not (model.batches_seeds and task.batches_seeds and training.batches_seeds) or phase["train"] == "none":
+        return None
+    forward = model.multiplications(features(data), len(data.extra["classes"]))
+    return Cost(3 * forward * training.batch_size, 0)
+
+
+def _try(work: Block, select: Select, job: Callable[..., Job], seeds: Sequence[int], number: int) -> list[Try]:
+    """Trains one restart, or one setting of the grid, of each seed."""
     declared = work.stage.spec["phase"]["training"]
     what: dict[str, Any]
     if select.grid is None:
-        job, what = jobs(restart=number), {"restart": number}
+        what, which = {"restart": number}, {"restart": number}
     else:
-        job, what = jobs(setting=number), select.settings[number]
+        what, which = select.settings[number], {"setting": number}
         declared = with_settings(declared, what)
-    outcome = _outcome(work, job, declared)
-    value = _value(job, outcome, select.by) if work.stage.spec["phase"]["select"] else 0.0
-    return Try(job, outcome, what, value)
+    jobs = [job(seed, **which) for seed in seeds]
+    outcomes = _outcomes(work, jobs, declared)
+    values = [
+        _value(each, outcome, select.by) if work.stage.spec["phase"]["select"] else 0.0
+        for each, outcome in zip(jobs, outcomes, strict=True)
+    ]
+    return [Try(each, outcome, what, value) for each, outcome, value in zip(jobs, outcomes, values, strict=True)]
 
 
 def _job(
@@ -136,12 +155,17 @@ def _job(
     def validate() -> dict[str, float]:
         return dict(task.validate(model, *valid.whole)) if len(valid) else {}
 
+    changing = {"at": task.at} if hasattr(task, "at") else {}
     batches = _batches(train, task)
     carried: list[Tensor] = []
-    backward = partial(task.step, model, carried=carried) if isinstance(batches, Stream) else partial(task.step, model)
+    carrying = {"carried": carried} if isinstance(batches, Stream) else {}
+
+    def step_of(model: Any) -> Step:
+        return from_cleared(model, partial(task.step, model, **carrying))
+
     return Job(
         model,
-        from_cleared(model, backward),
+        step_of(model),
         validate,
         batches,
         stage=work.stage.id,
@@ -150,6 +174,8 @@ def _job(
         restart=restart,
         setting=setting,
         carried=carried,
+        step_of=step_of,
+        **changing,
     )
 
 
@@ -160,11 +186,12 @@ def _batches(train: Split | SequenceSplit, task: Any) -> Batches:
     return Stream(train.inputs, task.unroll) if hasattr(task, "unroll") else Bucketed(train)
 
 
-def _outcome(work: Block, job: Job, training: Mapping[str, Any]) -> Outcome:
-    """The job trained; where nothing is to be trained, the validation of what is there."""
+def _outcomes(work: Block, jobs: Sequence[Job], training: Mapping[str, Any]) -> list[Outcome]:
+    """The jobs trained; where nothing is to be trained, the validation of what is there."""
     if work.stage.spec["phase"]["train"] == "none":
-        return Outcome([(0, 0.0, {f"valid_{name}": value for name, value in job.validate().items()})], 0, 0.0)
-    return work.train(job, TrainingSpec.model_validate(training))
+        validations = [{f"valid_{name}": value for name, value in job.validate().items()} for job in jobs]
+        return [Outcome([(0, 0.0, metrics)], 0, 0.0) for metrics in validations]
+    return work.train(jobs, TrainingSpec.model_validate(training))
 
 
 def _unroll(model: Any, stack: Stack) -> None:

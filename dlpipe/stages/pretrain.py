@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor
 
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.runtime.batches import Shuffled
-from dlpipe.runtime.block import Block, block
+from dlpipe.runtime.block import Block, Cost, block
 from dlpipe.runtime.data import Layers, Split, build_layer, component, read_split
-from dlpipe.runtime.loop import Job
+from dlpipe.runtime.jobs import Job
 from dlpipe.runtime.ranks import join
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec
@@ -26,14 +27,26 @@ def run(
         return store.read_or_set_aside(stage.rule, stage.id)
     data = store.read_or_set_aside("prepare", stage.inputs["data"])
     below = Layers(store, stage.inputs["below"], data)
-    with block(stage, store, ranks, device=device, threads=threads, deadline=deadline) as work:
+    training = TrainingSpec.model_validate(stage.spec["training"])
+    cost = _cost(stage, below, training)
+    with block(stage, store, ranks, device=device, threads=threads, deadline=deadline, cost=cost) as work:
         train, valid = (read_split(data, split, work.device) for split in ("train", "valid"))
-        training = TrainingSpec.model_validate(stage.spec["training"])
-        for seed in stage.seeds:
-            job = _job(work, below, seed, train.first(stage.spec.get("labelled")), valid)
-            work.add(job, work.train(job, training))
+        train = train.first(stage.spec.get("labelled"))
+        for seeds in work.groups:
+            jobs = [_job(work, below, seed, train, valid) for seed in seeds]
+            for job, outcome in zip(jobs, work.train(jobs, training), strict=True):
+                work.add(job, outcome)
         work.write()
     return store.read(stage.rule, stage.id)
+
+
+def _cost(stage: Stage, below: Layers, training: TrainingSpec) -> Cost | None:
+    spec: Any = component("layer", stage.spec["layer"])
+    if not spec.batches_seeds or not training.batches_seeds:
+        return None
+    products = spec.products * spec.parameters(below.outputs, int(stage.spec["units"]))
+    examples = stage.spec.get("labelled") or below.data.extra["sizes"]["train"]
+    return Cost(products * training.batch_size, examples * below.outputs if below.artifacts else 0)
 
 
 def _job(work: Block, below: Layers, seed: int, train: Split, valid: Split) -> Job:
@@ -55,5 +68,5 @@ def _job(work: Block, below: Layers, seed: int, train: Split, valid: Split) -> J
     def validate() -> dict[str, float]:
         return means(layer.validate, *held_out) if held_out else {}
 
-    batches = Shuffled(examples(inputs, train))
-    return Job(layer, layer.step, validate, batches, stage=work.stage.id, phase=phase, seed=seed)
+    batches, name, step_of = Shuffled(examples(inputs, train)), work.stage.id, attrgetter("step")
+    return Job(layer, step_of(layer), validate, batches, stage=name, phase=phase, seed=seed, step_of=step_of)

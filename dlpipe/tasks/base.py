@@ -63,7 +63,8 @@ class Measured:
 class Task(Protocol):
     """The constructor's arguments are the fields of the task's spec.
 
-    One that must know the training examples before the first step has a method `see(inputs)` besides. One for sequences
+    One that must know the training examples before the first step has a method `see(inputs)` besides, one that changes
+    as training goes on `at(step)`, which is told the number of the step that comes, from 0. One for sequences
     is given a split of them, `Sequences`, where others are given inputs and targets; its step is given what a batch is
     made of, `Sequences.chunks` or the windows of a stream.
     """

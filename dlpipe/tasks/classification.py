@@ -21,9 +21,12 @@ class Classification:
         return classes
 
     def step(self, model: nn.Module, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Adds the gradient of the batch's mean cross-entropy to `.grad`; returns that loss."""
-        loss = cross_entropy(model(inputs, generator), targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        """Adds the gradient of the batch's mean cross-entropy to `.grad`; returns that loss.
+
+        Of a block of seeds, [seeds, B, ...] and [seeds, B], that of each.
+        """
+        loss = _mean_loss(model(inputs, generator), targets)
+        loss.backward(torch.ones_like(loss))  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}
 
     def validate(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, float]:
@@ -62,6 +65,14 @@ class Classification:
         classes = logits.shape[1]
         # On the CPU: counting on CUDA has no deterministic form.
         return (targets * classes + logits.argmax(dim=1)).cpu().bincount(minlength=classes**2).reshape(classes, classes)
+
+
+def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """[B, classes] and [B] -> [], [seeds, B, classes] and [seeds, B] -> [seeds]."""
+    if targets.ndim == 1:  # a fifth less of a small network's step than the other
+        return cross_entropy(logits, targets)
+    losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return losses.view(targets.shape).mean(dim=-1)
 
 
 def _mistakes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

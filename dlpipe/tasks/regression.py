@@ -28,9 +28,12 @@ class Regression:
         return 1
 
     def step(self, model: nn.Module, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Adds the gradient of the batch's mean loss to `.grad`; returns that loss."""
-        loss = mse_loss(model(inputs, generator).squeeze(1), targets) / 2
-        loss.backward()  # type: ignore[no-untyped-call]
+        """Adds the gradient of the batch's mean loss to `.grad`; returns that loss.
+
+        Of a block of seeds, [seeds, B, ...] and [seeds, B], that of each.
+        """
+        loss = mse_loss(model(inputs, generator).squeeze(-1), targets, reduction="none").mean(dim=-1) / 2
+        loss.backward(torch.ones_like(loss))  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}
 
     def validate(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, float]:

@@ -261,7 +261,9 @@ def test_words_from_end_to_end_and_back_to_text(tmp_path: Path) -> None:
     vocabulary = read_vocabulary(artifact)
     assert vocabulary == Vocabulary(("<unk>", "<eos>", "two", "one", "three"), by_words=True)
     assert vocabulary.text(arrays(artifact)["train.inputs"][:7]) == "one two\ntwo three\none"
-    assert vocabulary.tokens("one two\ntwo four") == [3, 2, 1, 2, 0]
+    assert vocabulary.tokens("one two\ntwo <unk>") == [3, 2, 1, 2, 0]
+    with pytest.raises(ValueError, match="the text that was trained on has no 'four'"):
+        vocabulary.tokens("one two\ntwo four")
 
 
 def test_a_prompt_of_characters_that_are_not_in_the_vocabulary() -> None:

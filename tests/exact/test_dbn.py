@@ -127,7 +127,7 @@ def test_a_second_layer_that_begins_as_the_first_one_turned_round_changes_nothin
 
 def test_layers_that_do_not_fit_are_refused() -> None:
     model = DeepBeliefNetwork(INPUTS, CLASSES, units=UNITS)
-    with pytest.raises(ValueError, match="1 pretrained layers for 2 layers of the deep belief network"):
+    with pytest.raises(ValueError, match="1 pretrained layers for the model's 2"):
         model.unroll([RBM(INPUTS, 6).encoder()])
     with pytest.raises(ValueError, match="layer 2 is 6 x 5, the pretrained one 6 x 4"):
         model.unroll([RBM(INPUTS, 6).encoder(), RBM(6, 4).encoder()])

@@ -725,3 +725,66 @@ def test_fantasies_go_on_from_the_persistent_chains() -> None:
     layer.initialise(torch.full((4,), 0.5), generator())
     layer.chains.copy_(torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 1.0]]))
     assert torch.equal(layer.sample(5, 1, generator()), layer.propdown(layer.chains[[0, 1, 0, 1, 0]]))
+
+
+# Doubled: a layer of a deep Boltzmann machine
+
+
+def test_doubled_conditionals_are_those_of_the_paper() -> None:
+    """salakhutdinov2009, equations 11 to 14."""
+    v, h = binary_states(4), binary_states(3)
+    for doubled, up, down in (("up", 2, 1), ("down", 1, 2)):
+        layer = small_rbm(doubled=doubled)
+        torch.testing.assert_close(layer.propup(v), torch.sigmoid(up * v @ layer.W + layer.hbias), **ROUNDING)
+        torch.testing.assert_close(layer.propdown(h), torch.sigmoid(down * h @ layer.W.T + layer.vbias), **ROUNDING)
+        weight, bias = layer.encoder()
+        torch.testing.assert_close(layer.encode(v).detach(), torch.sigmoid(v @ weight + bias), **ROUNDING)
+        weight, bias = layer.decoder()
+        torch.testing.assert_close(layer.decode(h).detach(), torch.sigmoid(h @ weight + bias), **ROUNDING)
+
+
+def test_a_doubled_step_is_that_of_an_rbm_with_two_tied_copies_of_its_input() -> None:
+    """CD-1 of 2 x 4 visible units with the weights twice and every example twice: the same for one of the copies."""
+    layer = small_rbm(doubled="up")
+    twice = RBM(8, 3).double()
+    with torch.no_grad():
+        twice.W.copy_(layer.W.repeat(2, 1))
+        twice.vbias.copy_(layer.vbias.repeat(2))
+        twice.hbias.copy_(layer.hbias)
+    v = batch(layer)
+    layer.step(v, generator(3))
+    twice.step(v.repeat(1, 2), generator(3))
+    for own, copies in ((layer.W, twice.W), (layer.vbias, twice.vbias)):
+        torch.testing.assert_close(own.grad, copies.grad[: len(own)], **ROUNDING)
+        torch.testing.assert_close(own.grad, copies.grad[len(own) :], **ROUNDING)
+    torch.testing.assert_close(layer.hbias.grad, twice.hbias.grad, **ROUNDING)
+
+
+@pytest.mark.parametrize("cd_steps", [1, 2])
+@pytest.mark.parametrize(("doubled", "up", "down"), [("up", 2, 1), ("down", 1, 2)])
+def test_a_doubled_step_has_the_statistics_of_its_conditionals(doubled: str, up: int, down: int, cd_steps: int) -> None:
+    layer = small_rbm(doubled=doubled, cd_steps=cd_steps)
+    v, random = batch(layer), generator(3)
+    W, b, c = layer.W.detach(), layer.hbias.detach(), layer.vbias.detach()
+
+    def drawn(p: Tensor) -> Tensor:
+        return (torch.empty_like(p).uniform_(generator=random) < p).to(p)
+
+    positive = torch.sigmoid(up * v @ W + b)
+    h = drawn(positive)
+    for _ in range(cd_steps - 1):
+        h = drawn(torch.sigmoid(up * drawn(torch.sigmoid(down * h @ W.T + c)) @ W + b))
+    particles = torch.sigmoid(down * h @ W.T + c)
+    particles = particles if cd_steps == 1 else drawn(particles)
+    negative = torch.sigmoid(up * particles @ W + b)
+    layer.step(v, generator(3))
+    torch.testing.assert_close(layer.W.grad, (particles.T @ negative - v.T @ positive) / len(v), **ROUNDING)
+    torch.testing.assert_close(layer.hbias.grad, (negative - positive).mean(0), **ROUNDING)
+    torch.testing.assert_close(layer.vbias.grad, (particles - v).mean(0), **ROUNDING)
+
+
+def test_a_doubled_rbm_has_no_likelihood() -> None:
+    layer = small_rbm(doubled="down")
+    with pytest.raises(ValueError, match="no density of its own"):
+        layer.log_likelihood(binary_states(4))
+    assert set(layer.validate(binary_states(4))) == {"reconstruction_error"}

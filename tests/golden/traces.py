@@ -91,6 +91,8 @@ TRACES = {
     ),
     "rbm-linear": Trace({"kind": "rbm", "hidden_units": "gaussian"}, {"kind": "sgd"}, CONSTANT),
     "rbm-rectified": Trace({"kind": "rbm", "hidden_units": "relu"}, {"kind": "sgd"}, CONSTANT),
+    "rbm-doubled-up": Trace({"kind": "rbm", "doubled": "up"}, MOMENTUM, CONSTANT),
+    "rbm-doubled-down": Trace({"kind": "rbm", "doubled": "down", "cd_steps": 2}, MOMENTUM, CONSTANT),
     "label-rbm": Trace({"kind": "label_rbm", "cd_steps": 2}, MOMENTUM, CONSTANT),
     "autoencoder-tied": Trace({"kind": "autoencoder", "corruption": 0.25}, MOMENTUM, CONSTANT),
     "autoencoder-untied": Trace(
@@ -145,6 +147,8 @@ TRACES = {
         {"kind": "deep_autoencoder", "units": [8, 6], "code": 2}, {"kind": "adam"}, CONSTANT, {"kind": "reconstruction"}
     ),
     "dbn-up-down": Trace({"kind": "dbn", "units": [8, 6]}, MOMENTUM, CONSTANT, {"kind": "generative"}),
+    "dbm-joint": Trace({"kind": "dbm", "units": [8, 6, 5], "chains": 20}, MOMENTUM, CONSTANT, {"kind": "generative"}),
+    "dbm-classifier": Trace({"kind": "dbm", "units": [8, 6]}, MOMENTUM, CONSTANT),
     "convolutional-autoencoder": Trace(
         {"kind": "convolutional_autoencoder", "channels": [6, 2], "kernel": 3},
         {"kind": "adam"},
@@ -172,6 +176,12 @@ TRACES = {
         {"kind": "step", "every": {"epochs": 1.0}, "factor": 0.5, "after": {"epochs": 2.0}},
         {"kind": "language_model", "unroll": 4},
     ),
+    "continuation": Trace(
+        {"kind": "recurrent", "cell": "lstm", "units": [8], "dropout": 0.1},
+        {"kind": "adam"},
+        CONSTANT,
+        {"kind": "continuation", "prompt": 2, "feed": {"kind": "inverse_sigmoid", "k": 6}},
+    ),
     "next-frame": Trace(
         {"kind": "recurrent", "cell": "gru", "units": [8]}, {"kind": "adam"}, CONSTANT, {"kind": "next_frame"}
     ),
@@ -192,6 +202,7 @@ TRACES = {
 
 SEQUENCE_TASKS: dict[str, Mapping[str, Any]] = {
     "language_model": {"tokens": 5, "targets": None},
+    "continuation": {"tokens": 5, "targets": None},
     "next_frame": {"tokens": None, "targets": None},
     "tagging": {"tokens": 5, "targets": "step"},
     "sequence_regression": {"tokens": None, "targets": "sequence"},
@@ -257,14 +268,17 @@ def data(store: Store, shape: tuple[int, ...] = SHAPE, *, real_targets: bool = F
     return stage.id
 
 
+def prepared(trace: Trace, store: Store) -> str:
+    """The id of the data that the trace is trained on."""
+    if trace.task["kind"] in SEQUENCE_TASKS:
+        return sequences(store, **SEQUENCE_TASKS[trace.task["kind"]])
+    return data(store, trace.shape, real_targets=trace.task["kind"] == "regression")
+
+
 def run(name: str, store: Store, rate: float = 1.0) -> str:
     """The trace's text: a comment line for each version, then history.csv."""
     trace = TRACES[name]
-    if trace.task["kind"] in SEQUENCE_TASKS:
-        prepared = sequences(store, **SEQUENCE_TASKS[trace.task["kind"]])
-    else:
-        prepared = data(store, trace.shape, real_targets=trace.task["kind"] == "regression")
-    stage = trace.stage(prepared, rate)
+    stage = trace.stage(prepared(trace, store), rate)
     artifact = {"pretrain": pretrain.run, "finetune": finetune.run}[trace.rule](stage, store, device="cpu")
     versions = "".join(f"# {part} {version}\n" for part, version in trace.versions().items())
     return versions + artifact.path("history.csv").read_text()

@@ -82,6 +82,11 @@ def bytes_of(store: Store, stage: Stage) -> dict[str, str]:
     return {name: about["sha256"] for name, about in store.read(stage.rule, stage.id).manifest["files"].items()}
 
 
+def messages(error: str) -> list[str]:
+    """Its lines without those of progress, for which a busy machine has time."""
+    return [line for line in error.splitlines() if " of 2,000 steps, " not in line]
+
+
 STAGES: dict[str, Callable[[Store], Stage]] = {
     "pcd": lambda store: pretrain_stage(prepared(store), PCD, **LONG),
     "classifier": lambda store: finetune_stage(prepared(store), model=NET, optimizer=ADAM, clip_norm=1.0, **LONG),
@@ -101,7 +106,7 @@ def test_stopped_by_sigusr1_to_the_launcher_it_ends_in_the_same_bytes(name: str,
     assert len(told) == 1, error
     assert 0 < int(told[0]) < 2000
     assert "Traceback" not in error
-    assert len(error.splitlines()) == 1, error
+    assert len(messages(error)) == 1, error
     assert [path.name for path in store.checkpoints(stage).iterdir()] == ["seed0-restart0.safetensors"]
     done = subprocess.run(command(store, stage), check=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == f"{store.folder(stage.rule, stage.id)}\n"
@@ -123,7 +128,7 @@ def test_ctrl_c_exits_with_130_once_the_state_is_saved(store: Store) -> None:
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.count("stopped by SIGINT") == 1
-    assert len(error.splitlines()) == 1, error
+    assert len(messages(error)) == 1, error
     assert store.checkpoints(stage).exists()
 
 
@@ -147,7 +152,7 @@ def test_when_a_rank_is_killed_all_end_and_the_launcher_says_so(store: Store) ->
         os.kill(second, signal.SIGKILL)
         _, error = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert error == f"dlpipe: rank 1 (process {second}) was ended by SIGKILL; the others stopped\n"
+    assert messages(error) == [f"dlpipe: rank 1 (process {second}) was ended by SIGKILL; the others stopped"]
     assert ranks_of(stage) == []
 
 
@@ -203,7 +208,7 @@ def test_an_error_in_one_rank_ends_all_within_seconds(
     with start(store, stage, faults=tmp_path) as process:
         _, error = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert error.splitlines()[: len(lines)] == lines
+    assert messages(error)[: len(lines)] == lines
     assert error.count("ValueError: a mistake") == (1 if "mistake" in what else 0), error
     assert error.count("full") == (1 if "full" in what else 0), error
     assert "torch/distributed" not in error

@@ -168,6 +168,31 @@ def test_only_the_first_labelled_examples_are_seen(store: Store) -> None:
     assert digests[29] != digests[None]
 
 
+def test_a_boltzmann_machine_is_composed_trained_jointly_and_then_begins_a_classifier(store: Store) -> None:
+    """The phases of dbm.yaml: each starts from what the one before left, and fine-tuning leaves the machine be."""
+    data, model = prepared(store), {"kind": "dbm", "units": [8, 6], "chains": 10}
+    first = pretrain_stage(data, {"kind": "rbm", "doubled": "up"}, seeds=(0,))
+    second = pretrain_stage(data, {"kind": "rbm", "doubled": "down"}, (first.id,), units=6, seeds=(0,))
+    lower, upper = (weights(pretrain.run(stage, store)) for stage in (first, second))
+    options: dict[str, Any] = {"model": model, "task": {"kind": "generative"}, "seeds": (0,)}
+    layers = (first.id, second.id)
+    composed = weights(finetune.run(finetune_stage(data, layers, train="none", **options), store))
+    assert torch.equal(composed["0/weights.0"], lower["0/W"])
+    assert torch.equal(composed["0/weights.1"], upper["0/W"])
+    torch.testing.assert_close(composed["0/biases.1"], 0.5 * (lower["0/hbias"] + upper["0/vbias"]))
+    joint_stage = finetune_stage(data, layers, **options)
+    joint = weights(finetune.run(joint_stage, store))
+    classifier = finetune_stage(data, start=joint_stage.id, model=model, seeds=(0,), labelled=30)
+    tuned = weights(finetune.run(classifier, store))
+    machine = {name for name in joint if name.startswith(("0/weights", "0/biases", "0/chains"))}
+    assert all(torch.equal(tuned[name], joint[name]) for name in machine)
+    assert not any(torch.equal(joint[name], composed[name]) for name in machine)
+    assert not any(joint[name].any() for name in joint if name.startswith("0/added"))
+    assert all(tuned[name].any() for name in tuned if name.startswith("0/added"))
+    metrics = evaluate.run(evaluate_stage(classifier, phases=(joint_stage.id,)), store).path("metrics.csv").read_text()
+    assert "0,test_error," in metrics
+
+
 def test_selects_the_best_of_several_restarts(store: Store) -> None:
     data = prepared(store)
     chosen = finetune.run(finetune_stage(data, select={"best_of": 3, "by": "train_loss"}, seeds=(0, 1)), store)

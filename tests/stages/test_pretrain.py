@@ -133,8 +133,10 @@ def test_without_validation_examples_there_are_no_validation_metrics(store: Stor
 
 def test_a_seed_does_not_depend_on_the_block_it_is_in(store: Store) -> None:
     data = prepared(store)
+    """But for rounding: a block's products are one computation."""
     together, alone = (pretrain.run(pretrain_stage(data, seeds=seeds), store) for seeds in ((0, 1), (1,)))
-    assert all(torch.equal(weights(together)[name], tensor) for name, tensor in weights(alone).items())
+    for name, tensor in weights(alone).items():
+        torch.testing.assert_close(weights(together)[name], tensor)
     assert not torch.equal(weights(together)["0/W"], weights(together)["1/W"])
 
 
@@ -172,7 +174,8 @@ def test_float_data_are_taken_as_they_are(store: Store) -> None:
         tensors = {f"{split}.inputs": x.clone() for split in SIZES}
         tensors |= {f"{split}.targets": torch.arange(40) % CLASSES for split in SIZES}
         save_file(tensors, draft.folder / "data.safetensors")
-        draft.extra.update(input_shape=list(SHAPE), classes=list("abc"), scale=1.0, sizes={}, terms="")
+        sizes = dict.fromkeys(SIZES, 40)
+        draft.extra.update(input_shape=list(SHAPE), classes=list("abc"), scale=1.0, sizes=sizes, terms="")
     recipe = {"kind": "rbm", "visible_units": "gaussian"}
     artifact = pretrain.run(pretrain_stage(stage.id, recipe, epochs=1.0, seeds=(0,)), store)
     # The visible bias starts at the mean and moves with a rate of 0.1 for two steps.

@@ -30,7 +30,7 @@ class Says(nn.Module):
 
     def forward(self, inputs: Tensor, generator: Any = None, *, state: Any = None, lengths: Any = None) -> Any:
         steps = torch.tensor([inputs.shape[1]]) + (0 if state is None else state[0])
-        return self.outputs.expand(*inputs.shape[:2], -1), (steps,)
+        return self.outputs.expand(*inputs.shape[:2], -1).clone(), (steps,)
 
 
 def network(inputs: int, outputs: int, *, tokens: bool, **fields: Any) -> Recurrent:
