@@ -24,8 +24,8 @@ SEED = 20260611
 HARMLESS = re.compile(r"results/(stages/\.|report/\.)|(data|results)/\.locks/")
 """Where a killed process may leave a file of its own, which nobody takes for anything: a half-written file under a name
 of its own, and its lock, which is free."""
-STEPS = 27
-"""Of fine-tuning one network of the small experiment: three seeds, three epochs, three batches."""
+STEPS = 9
+"""Of fine-tuning one network of the small experiment: three epochs of three batches, all seeds at once."""
 OFTEN = partial(saving_every, 0.005)
 
 
@@ -75,7 +75,7 @@ def test_a_kill_loses_at_most_the_time_between_two_savings(
     if interval > often(1, 60):
         pytest.skip("only in the campaign: it takes two minutes")
     draw, lost = random.Random(SEED), []
-    stage = run.planned("finetune", "finetune.duration={steps: 100}")
+    stage = run.planned("finetune", "finetune.duration={steps: 300}")
     for number in range(1 if interval == 60.0 else often(2, 20)):
         records = [tmp_path / f"steps-{number}-{part}" for part in "ab"]
         job = start(run.folder, "finetune", stage.id, upset=partial(slow_steps, interval / 100, records[0], interval))
