@@ -22,10 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, pad
 
-from dlpipe.tasks.base import CHUNK, Measured, Sequences, evaluating, of_every_sequence_split
-
-NOT_ASKED = -1
-"""The target of a step of which nothing is asked."""
+from dlpipe.tasks.base import CHUNK, NOT_ASKED, Measured, Sequences, evaluating, of_every_sequence_split
 
 
 class NextFrame:
