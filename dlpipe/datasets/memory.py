@@ -17,9 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from dlpipe.datasets.draws import Draws
-from dlpipe.datasets.sequences import Sequences
-
-NOT_ASKED = -1
+from dlpipe.datasets.sequences import NOT_ASKED, Sequences
 
 
 def adding(n: int, steps: int, draws: Draws) -> Sequences:

@@ -9,6 +9,9 @@ import numpy as np
 
 from dlpipe.datasets.sources import DataError
 
+NOT_ASKED = -1
+"""The target of a step of which nothing is asked."""
+
 
 @dataclass(frozen=True)
 class Sequences:

@@ -25,8 +25,7 @@ from itertools import chain, repeat
 import numpy as np
 
 from dlpipe.datasets.draws import Draws
-from dlpipe.datasets.memory import NOT_ASKED
-from dlpipe.datasets.sequences import Sequences
+from dlpipe.datasets.sequences import NOT_ASKED, Sequences
 
 LETTERS, DIGITS = string.ascii_lowercase, string.digits
 END = "."

@@ -74,6 +74,8 @@ class Recurrent(ModelSpec):
         for name, cells in BELONGS_TO.items():
             if self.cell not in cells and getattr(self, name) != type(self).model_fields[name].default:
                 raise misuse(f"{name} is of {' and '.join(cells)}, the cell is {self.cell}", name)
+        if self.without == "forget" and self.forget_bias:
+            raise misuse("an lstm without its forget gate has no bias of it", "forget_bias")
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 CHUNK = 4096
 """Examples that go through a model at once; fixed, so that the sums are the same bytes whoever asks."""
+NOT_ASKED = -1
+"""The target of a step of which nothing is asked."""
 
 
 class Examples(Protocol):
@@ -96,17 +98,13 @@ def of_every_split(
     validate: Callable[[Tensor, Tensor], Mapping[str, float]], splits: Mapping[str, Examples]
 ) -> dict[str, float]:
     """`validate` of each split's inputs and targets, by the split's name and the metric's: `test_loss`."""
-    return {
-        f"{name}_{metric}": value
-        for name, split in splits.items()
-        for metric, value in validate(split.inputs, split.targets).items()
-    }
+    return of_every_sequence_split(lambda split: validate(split.inputs, split.targets), splits)
 
 
 def of_every_sequence_split(
-    validate: Callable[[Sequences], Mapping[str, float]], splits: Mapping[str, Sequences]
+    validate: Callable[[Any], Mapping[str, float]], splits: Mapping[str, Any]
 ) -> dict[str, float]:
-    """`validate` of each split, named as in `of_every_split`."""
+    """`validate` of each split as a whole, named as in `of_every_split`."""
     return {f"{name}_{metric}": value for name, split in splits.items() for metric, value in validate(split).items()}
 
 

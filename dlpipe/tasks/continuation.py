@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dlpipe.tasks.base import CHUNK, Measured, Sequences, evaluating, of_every_sequence_split
+from dlpipe.tasks.base import CHUNK, NOT_ASKED, Measured, Sequences, evaluating, of_every_sequence_split
 from dlpipe.tasks.feeding import continued, fed
-from dlpipe.tasks.sequences import NOT_ASKED
 
 
 class Continuation:

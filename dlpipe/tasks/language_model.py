@@ -25,10 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dlpipe.tasks.base import CHUNK, Measured, Sequences, evaluating, of_every_sequence_split
+from dlpipe.tasks.base import CHUNK, NOT_ASKED, Measured, Sequences, evaluating, of_every_sequence_split
 from dlpipe.tasks.softmax import cross_entropy_in_place
-
-NOT_ASKED = -1
 
 
 class LanguageModel:

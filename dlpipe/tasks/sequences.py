@@ -1,6 +1,7 @@
 """What is asked of whole sequences: their next frame, a class a step, or one number at the end.
 
-Papers: boulanger2012, chung2014 (music: the log-likelihood of a frame of 88 keys); hochreiter1997 (the adding problem).
+Papers: boulanger-lewandowski2012, chung2014 (music: the log-likelihood of a frame of 88 keys); hochreiter1997 (the
+adding problem).
 
 With a_t the model's output at step t of a sequence, of which there are B in a batch, and M the steps asked for in all:
 
@@ -22,10 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, pad
 
-from dlpipe.tasks.base import CHUNK, Measured, Sequences, evaluating, of_every_sequence_split
-
-NOT_ASKED = -1
-"""The target of a step of which nothing is asked."""
+from dlpipe.tasks.base import CHUNK, NOT_ASKED, Measured, Sequences, evaluating, of_every_sequence_split
 
 
 class NextFrame:

@@ -163,7 +163,8 @@ def results(
     cell.zero_grad()
     outputs, last = run(x, state)
     mixed = [
-        (part * torch.randn(part.shape, generator=generator(9), dtype=part.dtype)).sum() for part in (outputs, *last)
+        (part * torch.randn(part.shape, generator=generator(9), dtype=torch.float64).to(part)).sum()
+        for part in (outputs, *last)
     ]
     torch.stack(mixed).sum().backward()  # type: ignore[no-untyped-call]
     found = {"outputs": outputs.detach(), "x": x.grad, **{f"last{k}": part.detach() for k, part in enumerate(last)}}

@@ -23,6 +23,7 @@ from dlpipe.runtime.streams import stream
 from dlpipe.spec.optimizers import OptimizerSpec
 from dlpipe.spec.training import TrainingSpec
 from dlpipe.tasks.classification import Classification
+from tests.exact import test_cells as exact_cells
 from tests.exact import test_rbm as exact_rbm
 from tests.runtime.test_optimizers import SPECS, by_columns, by_hand, by_name, optimizer
 
@@ -143,6 +144,17 @@ def test_autoencoder_gradient_without_corruption(
         layer.step(pixels().to(place, layer.W.dtype), stream(0, "none are drawn", device=place))
 
     compare_gradients(exact, step, device, precision)
+
+
+@pytest.mark.parametrize("name", exact_cells.CELLS)
+def test_recurrent_cells_by_the_fastest_way(name: str, device: torch.device) -> None:
+    """cuDNN where it computes the same; against the readable cell, step by step: outputs, states and all gradients."""
+    cell, x, state = exact_cells.make(name)
+    exact = exact_cells.results(cell, cell.scan, x, state)
+    ours = on(device, cell)
+    there = tuple(part.float().to(device) for part in state)
+    for key, value in exact_cells.results(ours, ours.run, x.float().to(device), there).items():
+        assert off(value, exact[key]) < FLOAT32, key
 
 
 @precisions

@@ -11,7 +11,7 @@ from dlpipe.runtime import devices
 
 
 def test_prepare_in_a_fresh_process() -> None:
-    """Threads and determinism are set, cuBLAS is told, and torch's compiler (a second to import) stays out."""
+    """Threads and determinism are set, cuBLAS is told, TF32 off; torch's compiler (a second to import) stays out."""
     code = """
 import os, sys
 from dlpipe.runtime.block import block
@@ -21,6 +21,7 @@ device = devices.prepare("cpu", threads=2)
 assert device == torch.device("cpu") and torch.get_num_threads() == 2
 assert torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
 assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
 assert not {"torch._dynamo", "scipy", "sklearn", "matplotlib", "pandas"} & set(sys.modules)
 """
     environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from dlpipe.spec.bibliography import BibEntry, find_bibliography, parse_bibliography, read_bibliography
 from dlpipe.spec.problems import SpecError
 
-COMMITTED = Path(__file__).parents[2] / "config" / "papers.bib"
+ROOT = Path(__file__).parents[2]
+COMMITTED = ROOT / "config" / "papers.bib"
 
 
 def test_braces_quotes_numbers_accents_and_comments() -> None:
@@ -82,3 +84,15 @@ def test_the_nearest_one_above_an_experiment_is_used(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "a"):
         (folder / "papers.bib").write_text("")
     assert find_bibliography(experiment) == tmp_path / "a" / "papers.bib"
+
+
+def test_what_the_code_says_it_follows_is_in_the_bibliography() -> None:
+    """The keys behind `Paper:` or `Papers:` at the head of a module, up to the next blank line."""
+    cited = {
+        key
+        for path in (ROOT / "dlpipe").rglob("*.py")
+        for paragraph in re.findall(r"^Papers?: (.*?)\n\n", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        for key in re.findall(r"\b[a-z][a-z-]+(?:19|20)\d\d\b", paragraph)
+    }
+    assert len(cited) > 20
+    assert cited <= read_bibliography(COMMITTED).keys()

@@ -21,10 +21,12 @@ from tests.stages.small import evaluate_stage, finetune_stage
 
 METRICS = {
     "language_model": ["loss", "perplexity", "bits_per_token"],
+    "continuation": ["loss", "error", "free_running_error"],
     "next_frame": ["loss"],
     "tagging": ["loss", "error"],
     "sequence_regression": ["loss", "mse"],
 }
+FIELDS: dict[str, dict[str, Any]] = {"continuation": {"prompt": 1, "feed": {"kind": "linear", "slope": 0.1}}}
 NET = {"kind": "recurrent", "units": [6]}
 ADAM = {"kind": "adam", "learning_rate": 0.02}
 
@@ -42,7 +44,7 @@ def metrics(artifact: Any) -> dict[tuple[int, str], float]:
 @pytest.mark.parametrize("kind", METRICS)
 def test_every_task_is_trained_and_evaluated(kind: str, store: Store) -> None:
     data = sequences(store, **SEQUENCE_TASKS[kind])
-    stage = finetune_stage(data, model=NET, task={"kind": kind}, epochs=3.0, optimizer=ADAM)
+    stage = finetune_stage(data, model=NET, task={"kind": kind, **FIELDS.get(kind, {})}, epochs=3.0, optimizer=ADAM)
     trained = finetune.run(stage, store, device="cpu")
     evaluated = evaluate.run(evaluate_stage(stage), store, device="cpu")
     table = metrics(evaluated)
