@@ -315,17 +315,21 @@ class RBM(Conditionals, nn.Module):
 
     def free_energy(self, v: Tensor) -> Tensor:
         """F(v) = -log sum_h exp(-E(v, h)), in nats: [B, visible] -> [B]. Raises ValueError for a doubled one."""
-        if self.doubled != "none":
-            raise ValueError("a doubled RBM is a layer of a deep Boltzmann machine, no density of its own")
+        self._must_be_a_density()
         return self.visible_units.energy(v, self.vbias) - self.hidden_units.log_normaliser(v @ self.W, self.hbias)
+
+    def enumerable(self) -> bool:
+        """Whether one side can be summed over for log Z: of binary units, and not of more than 20."""
+        return any(size <= ENUMERABLE for size, _ in self._binary_sides())
 
     @torch.no_grad()
     def log_partition(self) -> Tensor:
-        """log Z in nats, exactly, by enumerating one side, of binary units and not of more than 20."""
-        visible, hidden = self.W.shape
-        sides = {"visible": (visible, self.visible_units), "hidden": (hidden, self.hidden_units)}
-        binary = [(size, side) for side, (size, units) in sides.items() if units.binary]
-        if not binary or min(binary)[0] > ENUMERABLE:
+        """log Z in nats, exactly, by enumerating the smaller side of binary units. Raises ValueError where none is
+        `enumerable`, and for a doubled one."""
+        self._must_be_a_density()
+        binary = self._binary_sides()
+        if not self.enumerable():
+            visible, hidden = self.W.shape
             few = " or ".join(side for _, side in binary) or "binary"
             raise ValueError(f"log Z is enumerated for at most {ENUMERABLE} {few} units, not for {visible} x {hidden}")
         size, side = min(binary)
@@ -341,8 +345,10 @@ class RBM(Conditionals, nn.Module):
         """sum_i log p(v_i | the other v), in nats, for binary visible units (besag1975): [B, visible] -> [B].
 
         Without Z: p(v_i | the others) = sigmoid(F(v with unit i flipped) - F(v)). A flip moves the hidden units' input
-        by a row of W, so that all of them cost B * visible * hidden, and no matrix product.
+        by a row of W, so that all of them cost B * visible * hidden, and no matrix product. Raises ValueError for other
+        units, and for a doubled one.
         """
+        self._must_be_a_density()
         if not self.visible_units.binary:
             raise ValueError("pseudo-likelihood is for binary visible units")
         field, flips = v @ self.W, 1 - 2 * v
@@ -353,6 +359,16 @@ class RBM(Conditionals, nn.Module):
             flipped = self.hidden_units.log_normaliser(torch.addcmul(field, flip.unsqueeze(-1), row), self.hbias)
             total += logsigmoid(own - flipped - flip * bias)
         return total
+
+    def _must_be_a_density(self) -> None:
+        if self.doubled != "none":
+            raise ValueError("a doubled RBM is a layer of a deep Boltzmann machine, no density of its own")
+
+    def _binary_sides(self) -> list[tuple[int, str]]:
+        """Size and name of each side whose states can be enumerated."""
+        visible, hidden = self.W.shape
+        sides = {"visible": (visible, self.visible_units), "hidden": (hidden, self.hidden_units)}
+        return [(size, side) for side, (size, units) in sides.items() if units.binary]
 
     def _log_weight(self, h: Tensor) -> Tensor:
         """log of the sum (integral) of exp(-E(v, h)) over v: [B, hidden] -> [B]."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dlpipe.layers import annealing
-from dlpipe.layers.rbm import ENUMERABLE, RBM
+from dlpipe.layers.rbm import RBM
 from dlpipe.tasks.base import Measured
 
 CHUNK = 4096
@@ -38,7 +38,7 @@ class Partition:
         `rbm` is whose log Z it is, `mean` [visible] that of its visible units over the training examples, `starts`
         [n, visible] states from which Gibbs sampling goes on to samples. Infinite ends of an interval are left out.
         """
-        if _enumerable(rbm):
+        if rbm.enumerable():
             exact = float(copy.deepcopy(rbm).double().log_partition())
             return Measured({"log_partition": exact, **_less(metric, unnormalised, exact)})
         base = annealing.base_rates(rbm, mean)
@@ -58,11 +58,6 @@ def mean_of(of_each: Callable[[Tensor], Tensor], v: Tensor) -> float:
     """Over the examples, added in float64: `of_each` gives [B] of [B, visible]."""
     total = sum(float(of_each(chunk).sum(dtype=torch.float64)) for chunk in v.split(CHUNK))
     return total / len(v)
-
-
-def _enumerable(rbm: RBM) -> bool:
-    visible, hidden = rbm.W.shape
-    return hidden <= ENUMERABLE or (visible <= ENUMERABLE and rbm.visible_units.binary)
 
 
 def _less(metric: str, unnormalised: Mapping[str, float], log_partition: float) -> dict[str, float]:

@@ -188,7 +188,10 @@ class DeepBoltzmannMachine(nn.Module):
     @torch.no_grad()
     def unnormalised_bound(self, v: Tensor, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """-E(v, q) + H(q) in nats: [B, inputs] -> [B]. Exact: samples are for models that draw them."""
-        q = self.mean_field(v)
+        return self._unnormalised_bound_at(self.mean_field(v))
+
+    def _unnormalised_bound_at(self, q: Sequence[Tensor]) -> Tensor:
+        """Of v and independent means q_1 ... q_L: [B]."""
         return -self.energy(q) + sum((entr(each) + entr(1 - each)).sum(dim=-1) for each in q[1:])
 
     def normaliser_means(self, v: Tensor) -> Tensor:
@@ -244,7 +247,7 @@ class DeepBoltzmannMachine(nn.Module):
         """Means over the examples: squared error of v's means given q_1, and the unnormalised bound in nats, negative:
         the variational free energy, which is never below -log p*(v)."""
         q = self.mean_field(inputs)
-        bound = self.unnormalised_bound(inputs)
+        bound = self._unnormalised_bound_at(q)
         return {
             "reconstruction_error": squared_error(self._mean(0, q), inputs),
             "variational_free_energy": -bound.mean(),

@@ -41,8 +41,8 @@ class Cost(NamedTuple):
 
 
 WORTH = {"cpu": Cost(1e7, 2 * 10**6), "cuda": Cost(1e9, 2 * 10**8)}
-"""Up to which cost of a seed stacking is of use, measured (benchmarks/seeds.py). Of larger products those of one seed
-occupy the device, and the data of all seeds need their memory at a time."""
+"""Up to which cost of a seed stacking is of use: of larger products those of one seed occupy the device, and the data
+of all seeds need their memory at a time. For the CPU measured (benchmarks/seeds.py), for GPUs a guess."""
 
 
 class Block:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dlpipe.layers import annealing
 from dlpipe.layers.label_rbm import LabelRBM
-from dlpipe.measures import partition
 from dlpipe.measures.bound import VariationalBound
 from dlpipe.spec import measures
 from tests.exact import test_dbm, test_dbn
@@ -104,7 +103,7 @@ def test_the_measure_is_exact_for_small_models_and_annealed_for_others(
     assert set(found) == {"log_partition", "train_variational_bound", "test_variational_bound"}
     assert found["log_partition"] == pytest.approx(float(model.normaliser().log_partition()), abs=1e-4)
     assert found["test_variational_bound"] < exact.mean().item()
-    monkeypatch.setattr(partition, "ENUMERABLE", 3)
+    monkeypatch.setattr("dlpipe.layers.rbm.ENUMERABLE", 3)
     annealed = MEASURE(model, splits, generator()).metrics
     for way, prefix in (("", ""), ("_reverse", "reverse_")):
         low, high = (annealed[f"log_partition{way}_{end}"] for end in ("low", "high"))

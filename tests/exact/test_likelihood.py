@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from dlpipe.layers.rbm import RBM
-from dlpipe.measures import partition
 from dlpipe.measures.likelihood import LogLikelihood, PseudoLikelihood
 from dlpipe.spec import measures
 
@@ -43,7 +42,7 @@ def test_a_small_one_is_exact(layer: RBM) -> None:
 
 def test_a_large_one_is_annealed_both_ways(layer: RBM, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = MEASURE(layer, splits(), generator()).metrics
-    monkeypatch.setattr(partition, "ENUMERABLE", 5)
+    monkeypatch.setattr("dlpipe.layers.rbm.ENUMERABLE", 5)
     found = MEASURE(layer, splits(), generator()).metrics
     for way in ("", "_reverse"):
         low, high = (found[f"log_partition{way}_{end}"] for end in ("low", "high"))
@@ -57,12 +56,12 @@ def test_a_large_one_is_annealed_both_ways(layer: RBM, monkeypatch: pytest.Monke
 
 
 def test_fewer_examples_than_chains_are_taken_again_and_again(layer: RBM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition, "ENUMERABLE", 5)
+    monkeypatch.setattr("dlpipe.layers.rbm.ENUMERABLE", 5)
     assert "log_partition_reverse" in MEASURE(layer, splits(3), generator()).metrics
 
 
 def test_an_infinite_end_is_left_out(layer: RBM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition, "ENUMERABLE", 5)
+    monkeypatch.setattr("dlpipe.layers.rbm.ENUMERABLE", 5)
     with torch.no_grad():
         layer.W.mul_(20)
     found = LogLikelihood(chains=2, temperatures=1, reverse=False, gibbs_steps=1)(layer, splits(), generator()).metrics

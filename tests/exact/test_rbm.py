@@ -785,6 +785,8 @@ def test_a_doubled_step_has_the_statistics_of_its_conditionals(doubled: str, up:
 
 def test_a_doubled_rbm_has_no_likelihood() -> None:
     layer = small_rbm(doubled="down")
-    with pytest.raises(ValueError, match="no density of its own"):
-        layer.log_likelihood(binary_states(4))
-    assert set(layer.validate(binary_states(4))) == {"reconstruction_error"}
+    v = binary_states(4)
+    for ask in (layer.log_partition, lambda: layer.log_likelihood(v), lambda: layer.pseudo_log_likelihood(v)):
+        with pytest.raises(ValueError, match="no density of its own"):
+            ask()
+    assert set(layer.validate(v)) == {"reconstruction_error"}

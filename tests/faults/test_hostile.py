@@ -290,7 +290,7 @@ def test_a_hostile_checkpoint_is_named_and_ignored(
 def test_a_checkpoint_with_a_hostile_header_is_named_and_ignored(
     header: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_file({"module/weight": torch.zeros(2)}, tmp_path / "seed0.safetensors", metadata={"checkpoint": header})
+    save_file({"0/module/weight": torch.zeros(2)}, tmp_path / "seed0.safetensors", metadata={"checkpoint": header})
     assert Checkpoints(tmp_path, KEY).load("seed0") is None
     assert "starting seed0 anew" in capsys.readouterr().err
 
@@ -316,7 +316,8 @@ def spoilt(draw: st.DrawFn, sound: bytes) -> bytes:
 
 
 SNAPSHOT = Snapshot(
-    {"module/weight": torch.arange(600.0).reshape(20, 30), "step": torch.tensor(3)}, {"state": {"sum": 0.1}}
+    {"0/module/weight": torch.arange(600.0).reshape(20, 30), "optimizer/step": torch.tensor(3)},
+    {"finished": False, "step": 3, "trained": [0], "states": [{"seconds": 0.1}]},
 )
 
 
