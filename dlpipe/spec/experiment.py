@@ -141,6 +141,8 @@ class Experiment(Spec):
             if unfit is not None:
                 where = ("finetune", position) if isinstance(self.finetune, tuple) else ("finetune",)
                 raise misuse(unfit, *where, "task")
+        if unfit := self.model.unfit_data(self.dataset):
+            raise misuse(unfit, "model")
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, TypeGuard
 from pydantic import Field, model_validator
 
 from dlpipe.spec.base import Component, Many, PositiveFloat, PositiveInt, Probability, misuse
+from dlpipe.spec.datasets import DatasetSpec
 from dlpipe.spec.layers import LabelRbm, LayerSpec, Rbm
 from dlpipe.spec.tasks import Classification, DensityTask, Generative, Reconstruction, TaskSpec
 
@@ -59,6 +60,10 @@ class ModelSpec(Component):
     def sees_labels(self, task: TaskSpec) -> bool:
         """Whether it is trained on labelled examples alone, with such a task, and not on all without labels."""
         return True
+
+    def unfit_data(self, dataset: DatasetSpec) -> str | None:
+        """Why this model cannot be trained on such data, whatever the task; None if it can."""
+        return None
 
     def unfit_layer(self, position: int, layer: LayerSpec) -> str | None:
         """Why it cannot be unrolled from such a layer at `position`; None if it can."""

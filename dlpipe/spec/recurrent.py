@@ -8,7 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dlpipe.spec.base import Many, NonNegativeFloat, PositiveFloat, PositiveInt, Probability, misuse
+from dlpipe.spec.datasets import DatasetSpec
 from dlpipe.spec.models import ModelSpec
+from dlpipe.spec.sequences import Sequential
 from dlpipe.spec.tasks import TaskSpec
 
 CellKind = Literal["elman", "jordan", "lstm", "gru", "mut1", "mut2", "mut3"]
@@ -104,6 +106,11 @@ class Recurrent(ModelSpec):
         if self.directions == "both" and task.slug in PREDICTIONS:
             return f"{task.slug} asks for what comes next, which a network in both directions has seen: directions one"
         return super().unfit(task)
+
+    def unfit_data(self, dataset: DatasetSpec) -> str | None:
+        if self.directions == "both" and isinstance(dataset, Sequential) and dataset.target_follows:
+            return "what is asked of these sequences stands in the next step, which both directions see: directions one"
+        return super().unfit_data(dataset)
 
     def parameters(self, inputs: int, outputs: int) -> int:
         embedded = min(inputs, self.embedding or self.units[0])

@@ -28,6 +28,8 @@ class Sequential(DatasetSpec):
     sequential: ClassVar[bool] = True
     target: ClassVar[Target] = "next_step"
     """What is to be told: the step that comes next, a class at each step (or at some), or one thing at the end."""
+    target_follows: ClassVar[bool] = False
+    """Whether the class of a step is to be read off the steps behind it, as where it is the next character."""
 
     def extent(self) -> tuple[int, int]:
         """Steps of the source and numbers a step, by which jobs are sized; no result depends on them.
@@ -253,6 +255,7 @@ class Arithmetic(GeneratedSequences):
     implementation: ClassVar[str] = "dlpipe.datasets.generated:Arithmetic"
     tokens: ClassVar[bool] = True
     target: ClassVar[Target] = "each_step"
+    target_follows: ClassVar[bool] = True
     kind: Literal["arithmetic"] = "arithmetic"
     digits: int = Field(8, ge=1, le=15, description="most digits of a number; as often fewer")
     distractors: Probability = Field(
@@ -278,6 +281,7 @@ class Xml(GeneratedSequences):
     implementation: ClassVar[str] = "dlpipe.datasets.generated:Xml"
     tokens: ClassVar[bool] = True
     target: ClassVar[Target] = "each_step"
+    target_follows: ClassVar[bool] = True
     kind: Literal["xml"] = "xml"
     tags: PositiveInt = Field(50, description="opened and closed ones of a string after which none is opened any more")
 
