@@ -249,7 +249,7 @@ class Store:
         try:
             return self.read(rule, stage_id)
         except ArtifactError as error:
-            if not folder.exists():
+            if not folder.exists() or not any(folder.iterdir()):  # Snakemake makes the folder before the job is run
                 raise ArtifactError(f"{error}. Run `dlpipe {rule} {stage_id}` (or snakemake) first") from error
             try:
                 kept = self.set_aside(rule, stage_id)

@@ -104,6 +104,16 @@ def test_damage_is_found_named_and_set_aside(store, damage, name):
     assert make(store).exists()
 
 
+def test_an_empty_folder_is_an_artifact_that_is_not_made_yet(store):
+    """Snakemake makes it before the job is run; a report in the meantime leaves it."""
+    folder = store.folder("pretrain", STAGE.id)
+    folder.mkdir(parents=True)
+    with pytest.raises(ArtifactError, match="Run `dlpipe pretrain"):
+        store.read_or_set_aside("pretrain", STAGE.id)
+    assert folder.exists()
+    assert make(store).exists()
+
+
 def test_a_lying_manifest_is_found(store):
     folder = make(store)
     manifest = json.loads((folder / "manifest.json").read_text())
