@@ -61,8 +61,8 @@ def test_accounting_knows_every_job_and_what_it_asked_for(finished: Finished, cl
     assert len(rows) == 1 + 3 + 3 + 3 + 1  # prepare, pretrain, finetune, evaluate, plot; fetch and report stay here
     assert {state for state, _ in rows} == {"COMPLETED"}
     assert sum("gres/gpu=1" in asked for _, asked in rows) == 9
-    memory = sorted(asked.split("mem=")[1].split(",")[0] for _, asked in rows)
-    assert memory[-2:] == ["602M", "800M"]
+    memory = sorted(int(asked.split("mem=")[1].split("M")[0]) for _, asked in rows)
+    assert memory == [800] + 6 * [1501] + 4 * [1502]  # the plot, what trains, what prepares or evaluates
 
 
 def test_a_chain_of_layers_is_one_job_by_one_line(cluster: Cluster, local: Workspace, tmp_path: Path) -> None:
