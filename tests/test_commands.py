@@ -292,7 +292,7 @@ def test_the_examples_in_the_help_work_when_pasted(tmp_path):
         for line in [*before, *command.epilog.splitlines()[2:]]:
             done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
             assert done.returncode in codes.get(name, (0,)), f"{line}\n{done.stdout}{done.stderr}"
-            assert name != "sample" or done.returncode == 0 or "(or snakemake) first" in done.stderr, done.stderr
+            assert name != "sample" or done.returncode == 0 or "missing or unfinished" in done.stderr, done.stderr
 
 
 def test_a_deadline_is_for_all_the_stages_of_a_command(folder, monkeypatch):
