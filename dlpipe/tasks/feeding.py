@@ -81,11 +81,12 @@ def fed(
     coins[:, given:] = torch.rand(gold[:, given:].shape, generator=generator, device=gold.device) < epsilon
     tokens = gold.clone()
     with evaluating(model):
-        logits, state = model(tokens[:, :given], state=state)
+        token = tokens[:, :given]
         for t in range(given, gold.shape[1]):
+            logits, state = model(token, state=state)
             own = drawn(logits[:, -1], generator=generator)
             tokens[:, t] = torch.where(coins[:, t], gold[:, t], own)
-            logits, state = model(tokens[:, t : t + 1], state=state)
+            token = tokens[:, t : t + 1]
     return Fed(tokens, coins)
 
 
