@@ -20,7 +20,8 @@ from dlpipe.layers.rbm import RBM
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime import devices
 from dlpipe.runtime.batches import Shuffled
-from dlpipe.runtime.loop import Job, from_cleared, train
+from dlpipe.runtime.jobs import Job
+from dlpipe.runtime.loop import from_cleared, train
 from dlpipe.spec.training import TrainingSpec
 from dlpipe.tasks.classification import Classification
 

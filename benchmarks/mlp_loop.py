@@ -34,7 +34,8 @@ from dlpipe.models.mlp import MLP
 from dlpipe.runtime import devices
 from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.checkpoints import Checkpoints
-from dlpipe.runtime.loop import Job, from_cleared, train
+from dlpipe.runtime.jobs import Job
+from dlpipe.runtime.loop import from_cleared, train
 from dlpipe.runtime.stopping import Stopping
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec

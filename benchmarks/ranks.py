@@ -25,7 +25,8 @@ from dlpipe.layers.rbm import RBM
 from dlpipe.runtime import devices
 from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.checkpoints import Checkpoints
-from dlpipe.runtime.loop import Job, train
+from dlpipe.runtime.jobs import Job
+from dlpipe.runtime.loop import train
 from dlpipe.runtime.ranks import Ranks, join
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec

@@ -36,7 +36,8 @@ from dlpipe.models.recurrent import Recurrent
 from dlpipe.runtime import devices
 from dlpipe.runtime.batches import Stream
 from dlpipe.runtime.checkpoints import Checkpoints
-from dlpipe.runtime.loop import Job, from_cleared, train
+from dlpipe.runtime.jobs import Job
+from dlpipe.runtime.loop import from_cleared, train
 from dlpipe.runtime.stopping import Stopping
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec
@@ -78,7 +79,7 @@ def ours(size: Size, steps: int) -> Steps:
         size.tokens,
         size.tokens,
         tokens=True,
-        cell=size.cell,  # type: ignore[arg-type]
+        cell=size.cell,
         units=[size.units] * size.layers,
         dropout=size.dropout,
         **options,

@@ -99,8 +99,8 @@ def draw(
         raise SamplingError(f"{stage.id} is a stage of `dlpipe {stage.rule}`, which trains nothing")
     if not _has_samples(stage):
         raise SamplingError(f"{stage.id} is no model of its inputs: there is nothing to sample")
-    artifact = store.read(stage.rule, stage.id)
-    data = store.read("prepare", stage.inputs["data"])
+    artifact = store.read_or_set_aside(stage.rule, stage.id)
+    data = store.read_or_set_aside("prepare", stage.inputs["data"])
     chosen = devices.prepare(device)
     random = stream(noise, "sample", device=chosen)
     number = _number(label, data.extra["classes"])
@@ -136,8 +136,8 @@ def text(
     from dlpipe.runtime.streams import stream
     from dlpipe.tasks.feeding import continued
 
-    artifact = store.read(stage.rule, stage.id)
-    data = store.read("prepare", stage.inputs["data"])
+    artifact = store.read_or_set_aside(stage.rule, stage.id)
+    data = store.read_or_set_aside("prepare", stage.inputs["data"])
     vocabulary = read_vocabulary(data)
     try:
         start = vocabulary.tokens("\n" if prompt is None else prompt)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dlpipe import sampling
-from dlpipe.artifacts import Stage, Store
+from dlpipe.artifacts import ArtifactError, Stage, Store
 from dlpipe.models.deep_belief_network import DeepBeliefNetwork
 from dlpipe.models.deep_boltzmann_machine import DeepBoltzmannMachine
 from dlpipe.runtime.data import load_weights
@@ -48,6 +48,12 @@ def test_samples_are_the_trained_models_own_of_the_class_asked_for(trained: tupl
 def test_a_class_that_there_is_not_is_refused(trained: tuple[Stage, Store]) -> None:
     with pytest.raises(sampling.SamplingError, match="no class 'd'; there are a, b, c"):
         drawn(trained, "d")
+
+
+def test_what_is_not_trained_yet_says_what_to_run(trained: tuple[Stage, Store], tmp_path: Path) -> None:
+    stage, _ = trained
+    with pytest.raises(ArtifactError, match=f"Run `dlpipe finetune {stage.id}`"):
+        drawn((stage, Store(tmp_path / "data", tmp_path / "results")), None)
 
 
 def test_what_is_no_model_of_the_inputs_alone_is_refused(trained: tuple[Stage, Store]) -> None:

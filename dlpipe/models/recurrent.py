@@ -24,8 +24,6 @@ from torch.nn.functional import linear
 
 from dlpipe.models.cells import GRU, LSTM, MUT1, MUT2, MUT3, Cell, Elman, Init, Jordan, State, draw
 
-CellKind = Literal["elman", "jordan", "lstm", "gru", "mut1", "mut2", "mut3"]
-
 
 class Recurrent(nn.Module):
     """What a model of `kind: recurrent` is; the keyword arguments are the fields of its spec, but for `tokens`.
@@ -40,7 +38,7 @@ class Recurrent(nn.Module):
         *,
         tokens: bool,
         units: Sequence[int],
-        cell: CellKind = "lstm",
+        cell: str = "lstm",
         embedding: int | None = None,
         directions: Literal["one", "both"] = "one",
         activation: Literal["tanh", "sigmoid"] = "tanh",

@@ -78,6 +78,8 @@ class Recurrent(ModelSpec):
                 raise misuse(f"{name} is of {' and '.join(cells)}, the cell is {self.cell}", name)
         if self.without == "forget" and self.forget_bias:
             raise misuse("an lstm without its forget gate has no bias of it", "forget_bias")
+        if self.init != "uniform" and self.init_range != type(self).model_fields["init_range"].default:
+            raise misuse(f"init_range is of init uniform, and init is {self.init}", "init_range")
         return self
 
     @model_validator(mode="after")

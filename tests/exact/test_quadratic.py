@@ -17,7 +17,8 @@ from dlpipe.artifacts import Store
 from dlpipe.datasets.generated import Linear
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime.batches import Shuffled
-from dlpipe.runtime.loop import Job, Outcome, from_cleared, train
+from dlpipe.runtime.jobs import Job, Outcome
+from dlpipe.runtime.loop import from_cleared, train
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.datasets import Linear as LinearSpec
 from dlpipe.spec.training import TrainingSpec

@@ -318,6 +318,7 @@ def test_slugs(fields: dict[str, Any], slug: str) -> None:
     [
         ({"units": []}, "at least 1"),
         ({"units": [4], "cell": "gru", "forget_bias": 1.0}, "forget_bias is of lstm, the cell is gru"),
+        ({"units": [4], "init_range": 0.05}, "init_range is of init uniform, and init is uniform_fan_in"),
         ({"units": [4], "without": "forget", "forget_bias": 1.0}, "without its forget gate has no bias of it"),
         ({"units": [4], "activation": "sigmoid"}, "activation is of elman and jordan, the cell is lstm"),
         ({"units": [4], "reset_after": True}, "reset_after is of gru, the cell is lstm"),

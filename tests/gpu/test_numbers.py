@@ -18,7 +18,8 @@ from dlpipe.layers.autoencoder import Autoencoder
 from dlpipe.layers.rbm import RBM
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime.batches import Shuffled
-from dlpipe.runtime.loop import Job, from_cleared, train
+from dlpipe.runtime.jobs import Job
+from dlpipe.runtime.loop import from_cleared, train
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.optimizers import OptimizerSpec
 from dlpipe.spec.training import TrainingSpec

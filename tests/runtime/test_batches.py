@@ -14,7 +14,8 @@ from dlpipe.models.recurrent import Recurrent
 from dlpipe.runtime.batches import BatchError, Bucketed, Shuffled, Stream
 from dlpipe.runtime.checkpoints import Checkpoints
 from dlpipe.runtime.data import SequenceSplit
-from dlpipe.runtime.loop import Job, from_cleared, train
+from dlpipe.runtime.jobs import Job
+from dlpipe.runtime.loop import from_cleared, train
 from dlpipe.runtime.ranks import ALONE, RankError, Ranks
 from dlpipe.runtime.stopping import Interrupted, Stopping
 from dlpipe.runtime.streams import stream

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dlpipe import progress
 from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.checkpoints import Checkpoints
-from dlpipe.runtime.loop import Diverged, Job, Outcome, TrainingError, train
+from dlpipe.runtime.jobs import Diverged, Job, Outcome, TrainingError
+from dlpipe.runtime.loop import train
 from dlpipe.runtime.stopping import Interrupted, Stopping
 from dlpipe.spec.training import TrainingSpec, training_fields
 

@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 from dlpipe import progress
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime.batches import Shuffled
-from dlpipe.runtime.loop import Job, Outcome, TrainingError, from_cleared, train
+from dlpipe.runtime.jobs import Job, Outcome, TrainingError
+from dlpipe.runtime.loop import from_cleared, train
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec
 from dlpipe.tasks.classification import Classification

@@ -20,7 +20,8 @@ from dlpipe.layers.rbm import RBM
 from dlpipe.runtime import history
 from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.devices import DeviceError
-from dlpipe.runtime.loop import Job, train
+from dlpipe.runtime.jobs import Job
+from dlpipe.runtime.loop import train
 from dlpipe.runtime.ranks import ALONE, Particles, RankError, Ranks, join
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.training import TrainingSpec

@@ -16,8 +16,8 @@ from dlpipe.models.mlp import MLP
 from dlpipe.progress import Count
 from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.checkpoints import Checkpoints
-from dlpipe.runtime.jobs import Job, Outcome, Step, unit
-from dlpipe.runtime.loop import Diverged, from_cleared, train, train_together
+from dlpipe.runtime.jobs import Diverged, Job, Outcome, Step, unit
+from dlpipe.runtime.loop import from_cleared, train, train_together
 from dlpipe.runtime.stacks import Stack
 from dlpipe.runtime.stopping import Interrupted, Stopping
 from dlpipe.runtime.streams import stream

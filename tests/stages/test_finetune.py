@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime.data import read_split
-from dlpipe.runtime.loop import TrainingError
+from dlpipe.runtime.jobs import TrainingError
 from dlpipe.runtime.streams import stream
 from dlpipe.stages import evaluate, finetune, pretrain
 from tests.stages.small import SGD, evaluate_stage, finetune_stage, prepared, pretrain_stage

@@ -14,7 +14,7 @@ from dlpipe.artifacts import Artifact, ArtifactError, Stage, Store
 from dlpipe.layers.autoencoder import Autoencoder
 from dlpipe.layers.rbm import RBM
 from dlpipe.layers.supervised import Supervised
-from dlpipe.runtime.loop import TrainingError
+from dlpipe.runtime.jobs import TrainingError
 from dlpipe.runtime.streams import stream
 from dlpipe.stages import pretrain
 from tests.stages.small import CLASSES, SHAPE, SIZES, prepared, pretrain_stage

@@ -15,7 +15,8 @@ from dlpipe.models.recurrent import Recurrent
 from dlpipe.runtime.batches import Bucketed
 from dlpipe.runtime.checkpoints import Checkpoints
 from dlpipe.runtime.data import SequenceSplit
-from dlpipe.runtime.loop import Job, from_cleared, train
+from dlpipe.runtime.jobs import Job
+from dlpipe.runtime.loop import from_cleared, train
 from dlpipe.runtime.stopping import Interrupted
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.feeding import AlwaysSampling, Exponential, InverseSigmoid, Linear, TeacherForcing
