@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.built-from-lock
+# Two processes of tests, also where there are more cores: many of the tests start two of their own.
+SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: run test quick faults gpu env clean
@@ -17,10 +19,10 @@ run: $(STAMP)
 	@echo "The report: $(CURDIR)/results/report/demo.html"
 
 test: $(STAMP)
-	python -m pytest
+	python -m pytest $(SIDE_BY_SIDE)
 
 quick: $(STAMP)
-	python -m pytest -m "not slow"
+	python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 gpu: $(STAMP)
 	python -m pytest -m gpu tests/gpu -rs

@@ -37,6 +37,22 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `-n`: a file's tests stay together, as they share what they make, and all of SLURM's, as they share a cluster.
+
+    These wait for most of their time, so that they come first.
+    """
+    for item in items:
+        group = "slurm" if _of_slurm(item) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not _of_slurm(item))
+
+
+def _of_slurm(item: pytest.Item) -> bool:
+    return item.path.parent.name == "slurm"
+
+
 @pytest.fixture(scope="session")
 def mirror(request: pytest.FixtureRequest) -> Path:
     folder = request.config.getoption("--mirror")
