@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `-n`: a file's tests stay together, as they share what they make, and all of SLURM's, as they share a cluster.
+    """For `-n`: a file's tests stay together, as they share what they make; so do SLURM's, as they share a cluster.
 
     These wait for most of their time, so that they come first.
     """
