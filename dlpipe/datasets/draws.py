@@ -10,15 +10,15 @@ import math
 
 import numpy as np
 
-STREAM = 2
-"""Apart from those by which `dlpipe.datasets.splits` shuffles."""
+STREAM, PIXELS = 2, 3
+"""What is generated or varied, and which pixels are on; apart from those by which `dlpipe.datasets.splits` shuffles."""
 
 
 class Draws:
     """Independent numbers in float64, for one part of a data set: TRAINING_PART or TEST_PART of `splits`."""
 
-    def __init__(self, split_seed: int, part: int) -> None:
-        self.words = np.random.Philox(np.random.SeedSequence(split_seed, spawn_key=(STREAM, part)))
+    def __init__(self, split_seed: int, part: int, stream: int = STREAM) -> None:
+        self.words = np.random.Philox(np.random.SeedSequence(split_seed, spawn_key=(stream, part)))
 
     def uniform(self, *shape: int) -> np.ndarray:
         """Between 0 and 1, never either: odd multiples of 2^-53."""

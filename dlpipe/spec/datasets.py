@@ -67,10 +67,11 @@ class ExampleSet(DatasetSpec):
     split_seed: NonNegativeInt = Field(
         0, description="seed of the shuffle before splitting; the same for every run seed"
     )
-    scaling: Literal["unit", "standard", "binary"] = Field(
+    scaling: Literal["unit", "standard", "binary", "sampled"] = Field(
         "unit",
         description="unit: into [0, 1]; standard: zero mean and unit variance a feature, over the training examples; "
-        "binary: 1 above the middle of the scale, else 0",
+        "binary: 1 above the middle of the scale, else 0; sampled: 1 with the probability that the value is of the "
+        "scale, drawn once by the split_seed, as in most papers' binarised MNIST",
     )
     # Neither is part of a digest where it is not used, as before there were any.
     variation: Literal["rotated", "random_background"] | None = Field(
@@ -100,6 +101,11 @@ class ExampleSet(DatasetSpec):
     @property
     def labels_seen(self) -> int | None:
         return self.labelled
+
+    @property
+    def grey(self) -> bool:
+        """Whether the inputs are more than on or off."""
+        return self.scaling not in ("binary", "sampled")
 
     @property
     def slug(self) -> str:

@@ -14,7 +14,7 @@ from dlpipe.spec.models import ModelSpec
 
 STRETCHES = 3
 """Of the inverse temperatures: 0 to 0.5, to 0.9, to 1."""
-GREY = "binary units give shades of grey no probability: set dataset.scaling to binary"
+GREY = "binary units give shades of grey no probability: set dataset.scaling to binary or sampled"
 
 
 class MeasureSpec(Component):
@@ -168,4 +168,4 @@ def _no_probabilities(
 
 
 def _is_grey(dataset: DatasetSpec) -> bool:
-    return isinstance(dataset, ExampleSet) and dataset.scaling != "binary"
+    return isinstance(dataset, ExampleSet) and dataset.grey

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from dlpipe.artifacts import Artifact, Stage, Store
+from dlpipe.datasets import binarisation
 from dlpipe.datasets.examples import Examples
 from dlpipe.datasets.sequences import SequenceExamples
 from dlpipe.datasets.sources import DataError, Dataset, dataset_spec
@@ -79,12 +80,14 @@ def of_examples(
     """Examples that are varied, split and scaled, and the facts about them."""
     if spec.variation:
         examples = vary(examples, spec.variation, spec.split_seed)
+    if spec.scaling == "binary":
+        examples = binarisation.threshold(examples)
+    elif spec.scaling == "sampled":
+        examples = binarisation.sample(examples, spec.split_seed)
     parts = split_examples(examples, spec, default_test)
     scale = examples.scale
     if spec.scaling == "standard":
         parts, scale = standardise(parts, scale), 1.0
-    elif spec.scaling == "binary":
-        parts, scale = binarise(parts, scale), 1.0
     return parts, {
         "input_shape": list(examples.inputs.shape[1:]),
         "classes": list(examples.classes),
@@ -155,14 +158,6 @@ def standardise(parts: dict[str, np.ndarray], scale: float) -> dict[str, np.ndar
         chunks = [((chunk - mean) / deviation).astype(np.float32) for chunk in _chunks(parts[name], scale)]
         scaled[name] = np.concatenate(chunks) if chunks else np.zeros(parts[name].shape, np.float32)
     return scaled
-
-
-def binarise(parts: dict[str, np.ndarray], scale: float) -> dict[str, np.ndarray]:
-    """1 where a value is above half the scale, else 0."""
-    return {
-        name: (values > scale / 2).astype(np.uint8) if name.endswith(".inputs") else values
-        for name, values in parts.items()
-    }
 
 
 def _chunks(inputs: np.ndarray, scale: float) -> Iterator[np.ndarray]:

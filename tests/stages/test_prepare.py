@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import subprocess
 import sys
@@ -176,6 +177,21 @@ def test_binary_scaling_is_1_above_the_middle(store: Store) -> None:
         assert np.array_equal(binary[f"{name}.inputs"], unit[f"{name}.inputs"] > 8)  # of 16 shades
         assert np.array_equal(binary[f"{name}.targets"], unit[f"{name}.targets"])
     assert 8 in unit["train.inputs"]
+
+
+def test_sampled_pixels_are_on_as_often_as_they_are_bright(store: Store) -> None:
+    """Within four standard deviations for every shade; an example gets the same pixels however many are asked for."""
+    unit, drawn = (arrays(make(Digits(train=700, valid=300, scaling=how), store)) for how in ("unit", "sampled"))
+    grey, on = (np.concatenate([parts[f"{name}.inputs"] for name in ("train", "test")]) for parts in (unit, drawn))
+    assert on.dtype == np.uint8
+    for shade in range(17):
+        pixels, p = on[grey == shade], shade / 16
+        assert abs(pixels.mean() - p) <= 4 * math.sqrt(p * (1 - p) / len(pixels))
+    fewer = arrays(make(Digits(train=500, valid=0, scaling="sampled"), store))
+    everything = {row.tobytes() for parts in (on, drawn["valid.inputs"]) for row in parts}
+    assert {row.tobytes() for row in fewer["train.inputs"]} <= everything
+    another = arrays(make(Digits(train=700, valid=300, scaling="sampled", split_seed=1), store))
+    assert {row.tobytes() for row in another["train.inputs"]}.isdisjoint(everything)
 
 
 def test_a_constant_feature_that_is_not_exact_in_binary_stays_zero() -> None:
