@@ -25,6 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Before torch is loaded: threads that wait by spinning take the cores from the tests beside, and from the programs
+    # that a test has started.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if config.getoption("--campaign"):
         settings.register_profile("campaign")
         settings.load_profile("campaign")
