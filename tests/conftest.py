@@ -40,15 +40,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `-n`: a file's tests stay together, as they share what they make; so do SLURM's, as they share a cluster.
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """For `-n`: a file's tests stay together, as they share what they make; so do SLURM's, as they share a cluster."""
+    item.add_marker(pytest.mark.xdist_group("slurm" if _of_slurm(item) else item.nodeid.partition("::")[0]))
 
-    These wait for most of their time, so that they come first.
-    """
-    for item in items:
-        group = "slurm" if _of_slurm(item) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """SLURM's first: they wait for most of their time."""
     items.sort(key=lambda item: not _of_slurm(item))
 
 
