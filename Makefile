@@ -8,8 +8,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.built-from-lock
-# Two processes of tests, also where there are more cores: many of the tests start two of their own.
-SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
+# Two processes of tests, also where there are more cores: many of the tests start two of their own. Those of a file stay
+# together, as they share what they make.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: run test quick faults gpu env clean

@@ -40,18 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """For `-n`: a file's tests stay together, as they share what they make; so do SLURM's, as they share a cluster."""
-    item.add_marker(pytest.mark.xdist_group("slurm" if _of_slurm(item) else item.nodeid.partition("::")[0]))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """SLURM's first: they wait for most of their time."""
-    items.sort(key=lambda item: not _of_slurm(item))
-
-
-def _of_slurm(item: pytest.Item) -> bool:
-    return item.path.parent.name == "slurm"
+    """SLURM's first: they wait for most of their time, while another process works through the rest."""
+    items.sort(key=lambda item: item.path.parent.name != "slurm")
 
 
 @pytest.fixture(scope="session")
