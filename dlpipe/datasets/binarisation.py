@@ -6,7 +6,7 @@ Papers: salakhutdinov2008 (pixels on with the probability of their intensity).
     sampled    on with the probability that the value is of the scale, drawn once and for all
 
 What is drawn has noise in it that no model can know, a threshold leaves none: the same model is likelier on `binary`
-data, by ten nats and more a digit of MNIST, and a likelihood is to be compared with one of the same kind alone.
+data, by some eighteen nats a digit of MNIST, and a likelihood is to be compared with one of the same kind alone.
 """
 
 from __future__ import annotations
