@@ -10,14 +10,14 @@ import math
 
 import numpy as np
 
-STREAM, PIXELS = 2, 3
+DATA, PIXELS = 2, 3
 """What is generated or varied, and which pixels are on; apart from those by which `dlpipe.datasets.splits` shuffles."""
 
 
 class Draws:
     """Independent numbers in float64, for one part of a data set: TRAINING_PART or TEST_PART of `splits`."""
 
-    def __init__(self, split_seed: int, part: int, stream: int = STREAM) -> None:
+    def __init__(self, split_seed: int, part: int, stream: int = DATA) -> None:
         self.words = np.random.Philox(np.random.SeedSequence(split_seed, spawn_key=(stream, part)))
 
     def uniform(self, *shape: int) -> np.ndarray:
