@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from dlpipe.artifacts import Store
 from dlpipe.plan import make_plan
-from dlpipe.spec.variants import load
+from dlpipe.spec.loading import load
 from dlpipe.stages import {stage}
 root = Path(sys.argv[1])
 store = Store(root / "data", root / "results")

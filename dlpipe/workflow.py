@@ -17,8 +17,8 @@ from dlpipe.errors import StepError
 from dlpipe.files import write_if_changed
 from dlpipe.plan import EXPERIMENTS, Plan, make_plan
 from dlpipe.resources import CAPS, Size, ask, size_of
+from dlpipe.spec.loading import find_experiment, load
 from dlpipe.spec.problems import SpecError
-from dlpipe.spec.variants import find_experiment, load
 
 CONFIG_KEYS = (
     "experiments",

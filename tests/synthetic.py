@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from dlpipe.artifacts import Stage, Store
 from dlpipe.plan import Plan, make_plan
 from dlpipe.provenance import source_digests
-from dlpipe.spec.variants import load
+from dlpipe.spec.loading import load
 from dlpipe.stages import plot, report
 
 PRETRAINING = ("rbm", "dae", "none")

@@ -264,7 +264,7 @@ def test_no_torch(code):
 def test_the_digest_of_a_plan_does_not_depend_on_the_process(tmp_path):
     plan = plan_of(tmp_path)
     code = (
-        f"from pathlib import Path; from dlpipe.plan import make_plan; from dlpipe.spec.variants import load\n"
+        f"from pathlib import Path; from dlpipe.plan import make_plan; from dlpipe.spec.loading import load\n"
         f"print(*make_plan([load(Path({str(tmp_path)!r}) / 'config/experiments/small.yaml')]).stages)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dlpipe.plan import Plan, make_plan
-from dlpipe.spec.variants import load
+from dlpipe.spec.loading import load
 
 EXPERIMENT = """\
 title: A small study of depth

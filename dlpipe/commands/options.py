@@ -12,7 +12,7 @@ from dlpipe.artifacts import Stage, Store, read_stage, write_stages
 from dlpipe.commands.basics import store_options
 from dlpipe.errors import StepError
 from dlpipe.plan import EXPERIMENTS, Plan, make_plan
-from dlpipe.spec.variants import find_experiment, load
+from dlpipe.spec.loading import find_experiment, load
 
 WHAT = "WHAT is an experiment (its name, or the path of its file) or a stage's id, as `dlpipe plan` prints it."
 

@@ -14,7 +14,7 @@ from dlpipe.changes import History, Reason, explain
 from dlpipe.commands.basics import examples
 from dlpipe.commands.options import experiment_options, load_plan, root_option
 from dlpipe.plan import Plan
-from dlpipe.spec.variants import load
+from dlpipe.spec.loading import load
 
 
 @click.command("list", epilog=examples("dlpipe list", "dlpipe list --experiments config/experiments/pretraining"))

@@ -10,7 +10,7 @@ from dlpipe.spec.problems import cropped, levels_text
 from dlpipe.spec.source import Node
 
 if TYPE_CHECKING:
-    from dlpipe.spec.variants import Reading
+    from dlpipe.spec.reading import Reading
 
 
 class ClaimCheck:

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from dlpipe.spec.experiment import Experiment
-from dlpipe.spec.variants import OF_A_VARIANT
+from dlpipe.spec.reading import OF_A_VARIANT
 
 FILE = "config/schema/experiment.schema.json"
 MODELINE = "# yaml-language-server: $schema=../../schema/experiment.schema.json"

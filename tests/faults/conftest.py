@@ -15,7 +15,7 @@ import pytest
 
 from dlpipe.artifacts import Stage, Store, write_stages
 from dlpipe.plan import make_plan
-from dlpipe.spec.variants import load
+from dlpipe.spec.loading import load
 from tests.faults.disks import Disk
 from tests.faults.running import dlpipe
 from tests.stages.test_fetch import web  # noqa: F401 - its server, as a fixture

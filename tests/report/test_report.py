@@ -144,7 +144,7 @@ def test_same_bytes_elsewhere_from_metrics_and_figures_alone(built: Built, tmp_p
         shutil.copytree(built.store.results / kind, tmp_path / "results" / kind)
     code = (
         "import sys; from pathlib import Path; from dlpipe.artifacts import Store; from dlpipe.plan import make_plan;"
-        "from dlpipe.spec.variants import load; from dlpipe.stages import report;"
+        "from dlpipe.spec.loading import load; from dlpipe.stages import report;"
         "plan = make_plan([load(Path(sys.argv[1]), scale='demo')]); root = Path(sys.argv[2]);"
         "report.run(plan, Store(root / 'data', root / 'results'), root / 'demo.html');"
         "print([m for m in ('torch', 'matplotlib', 'scipy.stats', 'sklearn') if m in sys.modules])"

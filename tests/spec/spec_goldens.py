@@ -11,8 +11,8 @@ import contextlib
 import shlex
 from pathlib import Path
 
+from dlpipe.spec.loading import load
 from dlpipe.spec.problems import SpecError
-from dlpipe.spec.variants import load
 
 FOLDER = Path(__file__).parent / "broken"
 SOUND = {"starting-point"}

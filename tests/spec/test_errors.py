@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dlpipe.spec.loading import load
 from dlpipe.spec.problems import SHOWN, Mark, Problem, SpecError
-from dlpipe.spec.variants import load
 from tests.spec import spec_goldens
 
 FOREIGN = (

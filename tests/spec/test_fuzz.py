@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dlpipe.cli import OK, USAGE, command_line, run
+from dlpipe.spec.loading import load
 from dlpipe.spec.problems import SpecError
-from dlpipe.spec.variants import load
 from tests.faults.running import no_writing_outside
 from tests.spec.conftest import BASE
 

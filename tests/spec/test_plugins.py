@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 from dlpipe.spec.problems import SpecError
 try:
-    from dlpipe.spec.variants import load
+    from dlpipe.spec.loading import load
     loaded = load(Path(sys.argv[1]))
 except SpecError as error:
     sys.exit(str(error))

@@ -10,8 +10,9 @@ import pytest
 
 from dlpipe.spec.experiment import Pretrain
 from dlpipe.spec.layers import Autoencoder, Rbm
+from dlpipe.spec.loading import find_experiment, load
 from dlpipe.spec.problems import Mark, SpecError
-from dlpipe.spec.variants import LoadedExperiment, Variant, find_experiment, load
+from dlpipe.spec.variants import LoadedExperiment, Variant
 from tests.spec.conftest import BASE, EXAMPLE, Write
 
 
@@ -290,5 +291,5 @@ def test_more_than_ten_thousand_variants_are_refused(write: Write) -> None:
 
 
 def test_nothing_here_imports_torch() -> None:
-    code = "import sys, dlpipe.spec.variants, dlpipe.spec.schema; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    code = "import sys, dlpipe.spec.loading, dlpipe.spec.schema; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
