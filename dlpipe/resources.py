@@ -23,7 +23,7 @@ from dlpipe.spec.models import ModelSpec
 from dlpipe.spec.schedules import Duration
 from dlpipe.spec.selection import Select
 from dlpipe.spec.sequences import Sequential
-from dlpipe.spec.tasks import SequentialTask
+from dlpipe.spec.tasks import SequentialTask, TaskSpec
 
 ON_A_DEVICE = frozenset({"pretrain", "finetune", "evaluate"})
 CLASSES = 10
@@ -101,10 +101,13 @@ def size_of(stage: Stage, find: Callable[[str], Stage]) -> Size:
         return _training(stage, stage.spec["training"], trained_on, features + visible, parameters, work)
     phase, labelled = stage.spec["phase"], stage.spec["labelled"]
     model = _model(stage)
-    parameters, work = model.parameters(features, CLASSES), 6.0 * model.multiplications(features, CLASSES)
     tries = Select.model_validate(phase["select"]).tries if phase["select"] else 1
     trained = 0 if phase["train"] == "none" else tries
     trained_on = min(trained_on, labelled or trained_on)
+    task: TaskSpec = _component("task", phase["task"], TaskSpec)
+    batch = min(phase["training"]["batch_size"], trained_on)
+    parameters = model.parameters(features, CLASSES)
+    work = 2.0 * model.training_multiplications(task, features, CLASSES, batch)
     return _training(stage, phase["training"], trained_on, features, parameters, work, trained)
 
 
@@ -113,15 +116,17 @@ def _of_sequences(stage: Stage, dataset: Sequential) -> Size:
     steps, features = dataset.extent()
     inputs, outputs = dataset.vocabulary_size() or features, dataset.vocabulary_size() or CLASSES
     model = _model(stage)
-    parameters, a_step = model.parameters(inputs, outputs), model.multiplications(inputs, outputs)
+    parameters = model.parameters(inputs, outputs)
     if stage.rule == "evaluate":
-        return Size(steps, features, parameters, len(stage.seeds), flops=2.0 * a_step * steps * len(stage.seeds))
+        forward = 2.0 * model.multiplications(inputs, outputs) * steps
+        return Size(steps, features, parameters, len(stage.seeds), flops=forward * len(stage.seeds))
     phase = stage.spec["phase"]
     task: Any = _component("task", phase["task"], SequentialTask)
     tries = Select.model_validate(phase["select"]).tries if phase["select"] else 1
     trained = 0 if phase["train"] == "none" else tries
     examples, length = task.examples(dataset)
-    size = _training(stage, phase["training"], examples, features, parameters, 6.0 * a_step * length, trained)
+    work = 2.0 * model.training_multiplications(task, inputs, outputs, phase["training"]["batch_size"]) * length
+    size = _training(stage, phase["training"], examples, features, parameters, work, trained)
     # A step of a sequence costs what a step of training does, where no kernel of the library goes through all of them.
     return replace(size, examples=steps, steps=size.steps * length)
 

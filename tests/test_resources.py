@@ -12,8 +12,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from dlpipe.resources import CAPS, MOST_THREADS, Size, ask, mem_mb, runtime, size_of, threads
+from dlpipe.runtime.data import build
+from dlpipe.spec.models import Dbm, Dbn, Energy
+from dlpipe.spec.tasks import (
+    DenoisingScoreMatching,
+    ExactLikelihood,
+    Generative,
+    Langevin,
+    NoiseContrastive,
+    ScoreMatching,
+)
 from dlpipe.workflow import Workflow
 from tests.workflow.test_workflow import copy_workflow
 from tests.workspace import EXPERIMENT, write_experiment
@@ -127,6 +139,40 @@ def test_sizes_of_sequences(tmp_path, monkeypatch):
     assert size.flops == 3 * 2 * 50 * size.flops_a_step
     evaluated = size_of(*plan.of_rule("evaluate"), plan.stages.__getitem__)
     assert evaluated.flops == 3 * 2 * products * 500_000  # all parts of the corpus
+
+
+MACHINE = Dbm(kind="dbm", units=(50, 30), mean_field_steps=4, gibbs_steps=3, chains=40)
+BELIEFS = Dbn(kind="dbn", units=(50, 30, 20), gibbs_steps=2)
+LANDSCAPE = Energy(kind="energy", units=(50, 40), samples=30)
+
+
+@pytest.mark.parametrize(
+    ("spec", "task"),
+    [
+        (MACHINE, Generative()),
+        (BELIEFS, Generative()),
+        (LANDSCAPE, ExactLikelihood(points=20)),
+        (LANDSCAPE, Langevin(steps=4)),
+        (LANDSCAPE, ScoreMatching()),
+        (LANDSCAPE, DenoisingScoreMatching()),
+        (LANDSCAPE, NoiseContrastive(noise=5)),
+    ],
+    ids=lambda component: component.kind,
+)
+def test_the_products_of_a_step_are_about_those_that_torch_counts(spec, task):
+    """Within a factor of two: what an estimate of time needs. A network by a task of its own, 20 examples a batch."""
+    inputs, outputs, batch = (2 if spec is LANDSCAPE else 60), (10 if spec is BELIEFS else 1), 20
+    generator = torch.Generator().manual_seed(0)
+    model: Any = build(spec, inputs=inputs, outputs=outputs)
+    model.initialise(generator)
+    x = torch.rand(batch, inputs, generator=generator).round()
+    asked: Any = build(task)
+    if hasattr(asked, "see"):
+        asked.see(x + torch.randn(x.shape, generator=generator))
+    with FlopCounterMode(display=False) as counter:
+        asked.step(model, x, torch.zeros(batch, dtype=torch.long), generator)
+    estimate = 2 * batch * spec.training_multiplications(task, inputs, outputs, batch)
+    assert 0.5 < estimate / counter.get_total_flops() < 2
 
 
 def test_a_layer_that_sees_labels_is_as_much_work_as_there_are_labels(tmp_path, monkeypatch):

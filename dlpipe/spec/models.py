@@ -77,6 +77,10 @@ class ModelSpec(Component):
         """Of an example with the weights, forward, about: more than there are weights, where they are shared."""
         return self.parameters(inputs, outputs)
 
+    def training_multiplications(self, task: TaskSpec, inputs: int, outputs: int, batch: int) -> float:
+        """The same of a step of training on such a task, for each example of the batch: forward, and twice backward."""
+        return 3.0 * self.multiplications(inputs, outputs)
+
 
 class Mlp(ModelSpec):
     """Multilayer perceptron. No hidden layer at all (`units: []`) is logistic regression."""
@@ -208,8 +212,20 @@ class Dbn(ModelSpec):
         return None if isinstance(layer, LabelRbm) or _is_binary(layer) else f"a dbn is a stack of {BINARY_RBMS}"
 
     def parameters(self, inputs: int, outputs: int) -> int:
+        below, top = self._weights(inputs, outputs)
+        return 2 * below + top
+
+    def training_multiplications(self, task: TaskSpec, inputs: int, outputs: int, batch: int) -> float:
+        """Of the up-down algorithm: each phase passes, predicts and learns the other way; the top RBM is an RBM's."""
+        if not isinstance(task, Generative):
+            return super().training_multiplications(task, inputs, outputs, batch)
+        below, top = self._weights(inputs, outputs)
+        return 6.0 * below + (3 + 2 * self.gibbs_steps) * top
+
+    def _weights(self, inputs: int, outputs: int) -> tuple[int, int]:
+        """Of all layers below the top RBM, one way, and of that, labels included."""
         *below, top = [n * m for n, m in pairwise((inputs, *self.units))]
-        return 2 * sum(below) + top + outputs * self.units[-1] * self.labels
+        return sum(below), top + outputs * self.units[-1] * self.labels
 
 
 class Dbm(ModelSpec):
@@ -257,8 +273,30 @@ class Dbm(ModelSpec):
 
     def parameters(self, inputs: int, outputs: int) -> int:
         """Those of the machine, and a network's of the same size."""
+        lowest, above = self._weights(inputs)
+        return 2 * lowest + 3 * above + outputs * self.units[-1]
+
+    def multiplications(self, inputs: int, outputs: int) -> int:
+        """Those of the classifier, mean field included."""
+        lowest, above = self._weights(inputs)
+        return self._inference(inputs) + lowest + 2 * above + outputs * self.units[-1]
+
+    def training_multiplications(self, task: TaskSpec, inputs: int, outputs: int, batch: int) -> float:
+        """Of joint training: mean field, the chains' Gibbs steps and means, the statistics of both."""
+        if not isinstance(task, Generative):
+            return super().training_multiplications(task, inputs, outputs, batch)
+        weights = sum(self._weights(inputs))
+        return self._inference(inputs) + weights + (2 * self.gibbs_steps + 1) * weights * self.chains / batch
+
+    def _inference(self, inputs: int) -> int:
+        """Multiplications of mean field: the data's share of the first layer does not change from step to step."""
+        lowest, above = self._weights(inputs)
+        return 2 * lowest + (1 + 2 * self.mean_field_steps) * above
+
+    def _weights(self, inputs: int) -> tuple[int, int]:
+        """Of the lowest layer, and of all above it."""
         lowest, *above = [n * m for n, m in pairwise((inputs, *self.units))]
-        return 2 * lowest + 3 * sum(above) + outputs * self.units[-1]
+        return lowest, sum(above)
 
 
 BINARY_RBMS = "RBMs with binary units on both sides"
@@ -369,3 +407,9 @@ class Energy(ModelSpec):
 
     def parameters(self, inputs: int, outputs: int) -> int:
         return inputs * inputs + sum(n * m for n, m in pairwise((inputs, *self.units, 1)))
+
+    def training_multiplications(self, task: TaskSpec, inputs: int, outputs: int, batch: int) -> float:
+        assert isinstance(task, DensityTask)
+        return task.energies(inputs, batch, self.samples) * super().training_multiplications(
+            task, inputs, outputs, batch
+        )

@@ -85,6 +85,10 @@ class Generative(TaskSpec):
 class DensityTask(TaskSpec):
     """A way of estimating a density that is known up to its integral, for a model of kind energy."""
 
+    def energies(self, features: int, batch: int, chains: int) -> float:
+        """How often a step of training has the energy and goes back through it, an example of the batch."""
+        return 1.0
+
 
 class ExactLikelihood(DensityTask):
     """Maximum likelihood with log Z as a sum over a grid: on the line and in the plane."""
@@ -94,6 +98,9 @@ class ExactLikelihood(DensityTask):
     points: PositiveInt = Field(
         100, description="of the grid along each axis; twice as wide as the training examples' range"
     )
+
+    def energies(self, features: int, batch: int, chains: int) -> float:
+        return 1 + self.points ** min(features, 2) / batch
 
 
 class Langevin(DensityTask):
@@ -110,12 +117,20 @@ class Langevin(DensityTask):
     )
     restart: Probability = Field(0.0, description="share of the chains that begin anew at each update")
 
+    def energies(self, features: int, batch: int, chains: int) -> float:
+        """Of the chains before the first step, after each, and once more for the gradient."""
+        return 1 + (self.steps + 2) * chains / batch
+
 
 class ScoreMatching(DensityTask):
     """The slope of the log-density, fitted to the data's by second derivatives (Hyvarinen 2005): for few features."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.score_matching:ScoreMatching"
     kind: Literal["score_matching"] = "score_matching"
+
+    def energies(self, features: int, batch: int, chains: int) -> float:
+        """The score, then its derivative by each feature, all of them gone back through."""
+        return 2.0 * (1 + features)
 
 
 class DenoisingScoreMatching(DensityTask):
@@ -125,6 +140,9 @@ class DenoisingScoreMatching(DensityTask):
     kind: Literal["denoising_score_matching"] = "denoising_score_matching"
     sigma: PositiveFloat = Field(0.1, description="standard deviation of the noise, in the inputs' unit")
 
+    def energies(self, features: int, batch: int, chains: int) -> float:
+        return 2.0
+
 
 class NoiseContrastive(DensityTask):
     """Data told from Gaussian noise, by which log Z is learned too (Gutmann and Hyvarinen 2010)."""
@@ -132,6 +150,9 @@ class NoiseContrastive(DensityTask):
     implementation: ClassVar[str] = "dlpipe.tasks.noise_contrastive:NoiseContrastive"
     kind: Literal["noise_contrastive"] = "noise_contrastive"
     noise: PositiveInt = Field(10, description="samples of the noise for each example")
+
+    def energies(self, features: int, batch: int, chains: int) -> float:
+        return 1.0 + self.noise
 
 
 class SequentialTask(TaskSpec):
