@@ -11,6 +11,7 @@ data, by some eighteen nats a digit of MNIST, and a likelihood is to be compared
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -25,13 +26,7 @@ CHUNK = 1024
 
 def threshold(examples: Examples) -> Examples:
     """The same examples with inputs 1 above half the scale, else 0, as uint8."""
-    middle, test = examples.scale / 2, examples.test_inputs
-    return replace(
-        examples,
-        inputs=(examples.inputs > middle).astype(np.uint8),
-        test_inputs=None if test is None else (test > middle).astype(np.uint8),
-        scale=1.0,
-    )
+    return _each_part(examples, lambda values, _: (values > examples.scale / 2).astype(np.uint8))
 
 
 def sample(examples: Examples, split_seed: int) -> Examples:
@@ -39,16 +34,23 @@ def sample(examples: Examples, split_seed: int) -> Examples:
 
     What an example gets depends on its place in the source alone, not on how many examples are asked for.
     """
-    inputs = _sampled(examples.inputs, examples.scale, Draws(split_seed, TRAINING_PART, PIXELS))
-    if examples.test_inputs is None:
-        return replace(examples, inputs=inputs, scale=1.0)
-    test = _sampled(examples.test_inputs, examples.scale, Draws(split_seed, TEST_PART, PIXELS))
-    return replace(examples, inputs=inputs, test_inputs=test, scale=1.0)
+
+    def drawn(values: np.ndarray, part: int) -> np.ndarray:
+        draws, result = Draws(split_seed, part, PIXELS), np.empty(values.shape, np.uint8)
+        for start in range(0, len(values), CHUNK):
+            chunk = values[start : start + CHUNK]
+            result[start : start + CHUNK] = draws.uniform(*chunk.shape) * examples.scale < chunk
+        return result
+
+    return _each_part(examples, drawn)
 
 
-def _sampled(values: np.ndarray, scale: float, draws: Draws) -> np.ndarray:
-    drawn = np.empty(values.shape, np.uint8)
-    for start in range(0, len(values), CHUNK):
-        part = values[start : start + CHUNK]
-        drawn[start : start + CHUNK] = draws.uniform(*part.shape) * scale < part
-    return drawn
+def _each_part(examples: Examples, binary: Callable[[np.ndarray, int], np.ndarray]) -> Examples:
+    """With what `binary(values, part)` makes of the inputs of each of the source's parts."""
+    test = examples.test_inputs
+    return replace(
+        examples,
+        inputs=binary(examples.inputs, TRAINING_PART),
+        test_inputs=None if test is None else binary(test, TEST_PART),
+        scale=1.0,
+    )
