@@ -11,6 +11,8 @@ from dlpipe.artifacts import Stage, Store
 from dlpipe.plan import FieldPath, Plan
 
 ABSENT = "(absent)"
+LONGEST_VALUE = 80
+"""Characters of a value that are shown, such as one of many ids."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +42,33 @@ class Reason:
 
 
 def _text(value: Any) -> str:
-    return value if value == ABSENT else repr(value)
+    text = value if value == ABSENT else repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} ..."
 
 
 class Timings:
-    """What stages took that stand."""
+    """What stages took that stand: for each second that their size lets one expect, where they have such a size."""
 
     def __init__(self) -> None:
-        self._alike: dict[tuple[str, str, int], list[float]] = {}
-        self._of_rule: dict[str, list[float]] = {}
+        self._alike: dict[tuple[str, bool, str, int], list[float]] = {}
+        self._of_rule: dict[tuple[str, bool], list[float]] = {}
 
     def add(self, stage: Stage, manifest: Mapping[str, Any]) -> None:
-        for times in self._lists(stage):
-            times.append(manifest["times"]["seconds"])
+        for rates in self._lists(stage):
+            rates.append(manifest["times"]["seconds"] / _expected(stage))
 
     def seconds(self, stage: Stage) -> float | None:
-        """The median time of the stages of this name and number of seeds, else of this rule; None without any."""
-        return next((median(times) for times in self._lists(stage) if times), None)
+        """By the median of the stages of this name and number of seeds, else of this rule; None without any."""
+        return next((median(rates) * _expected(stage) for rates in self._lists(stage) if rates), None)
 
     def _lists(self, stage: Stage) -> tuple[list[float], list[float]]:
-        alike = (stage.rule, stage.name, len(stage.seeds))
-        return self._alike.setdefault(alike, []), self._of_rule.setdefault(stage.rule, [])
+        of_rule = (stage.rule, "core_seconds" in stage.hints)
+        alike = (*of_rule, stage.name, len(stage.seeds))
+        return self._alike.setdefault(alike, []), self._of_rule.setdefault(of_rule, [])
+
+
+def _expected(stage: Stage) -> float:
+    return float(stage.hints.get("core_seconds", 1.0))
 
 
 class History:

@@ -143,7 +143,7 @@ def _add_experiment(plan: Plan, loaded: LoadedExperiment) -> None:
         name=f"{loaded.name}-{loaded.scale}" if loaded.scale else loaded.name,
         spec={
             "experiment": loaded.name,
-            "axes": list(loaded.axes.items()),  # a list: JSON objects are written by the alphabet
+            "axes": [[axis, levels] for axis, levels in loaded.axes.items()],  # JSON sorts the keys of objects
             "figures": [figure.model_dump(mode="json") for figure in experiment.figures],
             "variants": [{"levels": dict(v.levels), "metrics": list(v.metrics)} for v in planned],
         },
@@ -184,7 +184,8 @@ class _Chain:
         hints = {**parts.pop("hints", {}), "implementations": _implementations(rule, components)}
         stage = Stage(rule=rule, name=name, versions=_versions(rule, components), hints=hints, **parts)
         if rule in ON_A_DEVICE:
-            hints["threads"] = threads(size_of(stage, self.plan.stages.__getitem__))
+            size = size_of(stage, self.plan.stages.__getitem__)
+            hints |= {"threads": threads(size), "core_seconds": 1.0 + size.seconds}  # it takes one to begin
         return self.plan.add(stage, Origin(self.variant, origins))
 
     def _fetch(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dlpipe.artifacts import Store, read_stage, write_stages
-from dlpipe.changes import History, explain
+from dlpipe.changes import LONGEST_VALUE, Change, History, Timings, explain
 from dlpipe.plan import Plan, seed_blocks
 from dlpipe.spec.layers import Autoencoder, Rbm
 from dlpipe.spec.optimizers import Sgd
@@ -229,6 +229,28 @@ def test_why_names_the_field_its_values_and_its_place(tmp_path):
     assert f"finetune.batch_size: 20 -> 10  ({place})" in [str(c) for c in reasons[2].changes]
     assert reasons[0].compared_with is not None
     assert reasons[0].seconds is not None
+
+
+def test_the_time_to_come_goes_by_the_size_of_what_was_made(tmp_path):
+    """One pretraining took three times what its size lets one expect: so will others, of any name."""
+    before = plan_of(tmp_path).of_rule("pretrain")[0]
+    longer = plan_of(tmp_path, edited("{epochs: 2}", "{epochs: 8}")).of_rule("pretrain")[0]
+    wider = plan_of(tmp_path, edited("[12", "[1200")).of_rule("pretrain")[0]
+    timings = Timings()
+    assert timings.seconds(longer) is None
+    timings.add(before, {"times": {"seconds": 3 * before.hints["core_seconds"]}})
+    assert timings.seconds(before) == 3 * before.hints["core_seconds"]
+    assert longer.name == before.name
+    assert wider.name != before.name
+    for stage in (longer, wider):
+        assert stage.hints["core_seconds"] > before.hints["core_seconds"]
+        assert timings.seconds(stage) == pytest.approx(3 * stage.hints["core_seconds"])
+
+
+def test_a_value_too_long_to_read_is_cut(tmp_path):
+    assert str(Change("inputs.metrics", list("abc"), ["x" * 500], None)) == (
+        f"inputs.metrics: ['a', 'b', 'c'] -> ['{'x' * (LONGEST_VALUE - 2)} ..."
+    )
 
 
 def test_why_compares_with_nothing_when_nothing_was_made(tmp_path):
