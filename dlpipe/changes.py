@@ -33,7 +33,7 @@ class Change:
 class Reason:
     stage: Stage
     compared_with: str | None
-    """Id of the most similar artifact; None when the rule has made nothing yet."""
+    """Id of the most similar artifact; None when the rule has made nothing like it yet."""
     changes: tuple[Change, ...]
     inputs: tuple[str, ...]
     """Ids of the inputs that are to be made first."""
@@ -83,10 +83,17 @@ class History:
             self.timings.add(stage, manifest)
 
     def nearest(self, stage: Stage, excluded: Mapping[str, Any]) -> Stage | None:
-        """The artifact of the same rule that differs in the fewest fields, leaving out those of the present plan."""
-        candidates = [s for s in self.of_rule.get(stage.rule, []) if s.id not in excluded]
+        """The artifact of the same rule that differs in the fewest fields, leaving out those of the present plan and those
+        of another kind of data, from which nothing has changed."""
+        candidates = [s for s in self.of_rule.get(stage.rule, []) if s.id not in excluded and _data(s) == _data(stage)]
         same_name = [s for s in candidates if s.name == stage.name] or candidates
         return min(same_name, key=lambda other: (len(list(_differences(other, stage))), other.id), default=None)
+
+
+def _data(stage: Stage) -> Any:
+    """The kind of data that a stage gets or prepares; None for what works on prepared ones."""
+    dataset = stage.spec.get("dataset")
+    return dataset["kind"] if isinstance(dataset, Mapping) else dataset
 
 
 def explain(plan: Plan, stage: Stage, store: Store, history: History) -> Reason:

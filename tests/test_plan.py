@@ -231,6 +231,17 @@ def test_why_names_the_field_its_values_and_its_place(tmp_path):
     assert reasons[0].seconds is not None
 
 
+def test_other_data_are_no_change_of_those_there_are(tmp_path):
+    store = Store(tmp_path / "data", tmp_path / "results")
+    make_all(plan_of(tmp_path), store)
+    fewer = plan_of(tmp_path, edited("train: 200", "train: 150"))
+    other = plan_of(tmp_path, edited("kind: digits, train: 200, test: 100", "kind: mnist, train: 200, test: 100"))
+    history = History(store)
+    assert [c.field for c in explain(fewer, fewer.of_rule("prepare")[0], store, history).changes] == ["dataset.train"]
+    for rule in ("fetch", "prepare"):
+        assert explain(other, other.of_rule(rule)[0], store, history).compared_with is None
+
+
 def test_the_time_to_come_goes_by_the_size_of_what_was_made(tmp_path):
     """One pretraining took three times what its size lets one expect: so will others, of any name."""
     before = plan_of(tmp_path).of_rule("pretrain")[0]
