@@ -83,8 +83,8 @@ class History:
             self.timings.add(stage, manifest)
 
     def nearest(self, stage: Stage, excluded: Mapping[str, Any]) -> Stage | None:
-        """The artifact of the same rule that differs in the fewest fields, leaving out those of the present plan and those
-        of another kind of data, from which nothing has changed."""
+        """The artifact of the same rule that differs in the fewest fields, leaving out those of the present plan, and
+        those of another kind of data, from which nothing has changed."""
         candidates = [s for s in self.of_rule.get(stage.rule, []) if s.id not in excluded and _data(s) == _data(stage)]
         same_name = [s for s in candidates if s.name == stage.name] or candidates
         return min(same_name, key=lambda other: (len(list(_differences(other, stage))), other.id), default=None)

@@ -197,7 +197,7 @@ def _print_reason(reason: Reason) -> None:
     cost = "no past timing" if reason.seconds is None else f"about {_duration(max(1.0, reason.seconds))}"
     click.echo(f"{reason.stage.rule} {reason.stage.id}  ({cost})")
     if reason.compared_with is None:
-        click.echo(f"  never made, and nothing like it either: there is no {reason.stage.rule} artifact to compare with")
+        click.echo("  never made, and nothing like it")
     else:
         click.echo(f"  never made; the nearest artifact is {reason.compared_with}:")
     for change in reason.changes:
