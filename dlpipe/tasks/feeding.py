@@ -22,7 +22,7 @@ after them: a recurrent network, or the decoder of one that has read something e
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,10 +67,9 @@ def fed(
     *,
     given: int,
     epsilon: float,
-    state: Any = None,
 ) -> Fed:
     """Tokens to train on for gold [B, T]: the first `given`, 1 or more, are gold, each of the others with probability
-    `epsilon`, or else it is the model's own, which is in evaluation mode and starts from `state`.
+    `epsilon`, or else it is the model's own, which is in evaluation mode.
 
     As no gradient goes through a draw, one call of the model on these tokens then gives the logits and the gradient of
     all steps. The coins come first out of `generator`, all together; then what the steps draw.
@@ -79,7 +78,7 @@ def fed(
     if epsilon >= 1.0 or given >= gold.shape[1]:
         return Fed(gold, coins)
     coins[:, given:] = torch.rand(gold[:, given:].shape, generator=generator, device=gold.device) < epsilon
-    tokens = gold.clone()
+    tokens, state = gold.clone(), None
     with evaluating(model):
         token = tokens[:, :given]
         for t in range(given, gold.shape[1]):
@@ -97,10 +96,9 @@ def continued(
     steps: int,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
-    state: Any = None,
 ) -> Tensor:
     """What the model writes after prompt [B, P], P not 0: tokens [B, steps], each fed back to it."""
-    written, token = [], prompt
+    written, token, state = [], prompt, None
     for _ in range(steps):
         logits, state = model(token, state=state)
         token = drawn(logits[:, -1], temperature, generator)[:, None]

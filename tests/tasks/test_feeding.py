@@ -135,17 +135,6 @@ def test_a_step_in_between_is_that_of_an_update_that_goes_step_by_step(cell: str
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_it_goes_on_from_a_state() -> None:
-    model, tokens = network(), gold()
-    _, state = model(tokens[:, :4])
-    rolled = fed(model, tokens[:, 4:], generator(), given=1, epsilon=0.0, state=state)
-    own = generator()
-    torch.rand(4, 4, generator=own)
-    written = continued(model, tokens[:, :5], 4, 1.0, own)
-    assert torch.equal(rolled.tokens[:, 1:], written)
-    assert torch.equal(continued(model, tokens[:, 4:6], 5, 0.0, state=state), continued(model, tokens[:, :6], 5, 0.0))
-
-
 def test_draws_are_of_the_network_without_dropout_and_leave_its_mode() -> None:
     model, tokens = network(dropout=0.5), gold()
     model.train()
