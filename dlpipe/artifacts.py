@@ -72,7 +72,8 @@ class Stage:
     versions: Mapping[str, int] = field(default_factory=dict)
     """Component name to the version of the code that does the work."""
     hints: Mapping[str, Any] = field(default_factory=dict)
-    """What helps to make the artifact and does not change it: URLs, local paths, sources of the components."""
+    """What helps to make the artifact and does not change it: URLs, local paths, sources of the components,
+    threads, the seconds on one core that its size lets one expect."""
 
     def digested(self) -> dict[str, Any]:
         return {

@@ -68,6 +68,7 @@ class Timings:
 
 
 def _expected(stage: Stage) -> float:
+    """Seconds by the stage's size; 1 for one without, whose rate is then its time."""
     return float(stage.hints.get("core_seconds", 1.0))
 
 

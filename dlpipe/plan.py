@@ -185,7 +185,7 @@ class _Chain:
         stage = Stage(rule=rule, name=name, versions=_versions(rule, components), hints=hints, **parts)
         if rule in ON_A_DEVICE:
             size = size_of(stage, self.plan.stages.__getitem__)
-            hints |= {"threads": threads(size), "core_seconds": 1.0 + size.seconds}  # it takes one to begin
+            hints |= {"threads": threads(size), "core_seconds": 1.0 + size.seconds}  # one to begin
         return self.plan.add(stage, Origin(self.variant, origins))
 
     def _fetch(self) -> str:

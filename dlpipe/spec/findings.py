@@ -14,6 +14,8 @@ COMMAND_LINE = "command line"
 
 @dataclass(frozen=True)
 class Finding:
+    """A problem at a place of the file, and the scale and the variant in which it was found."""
+
     mark: Mark
     message: str
     hint: str | None

@@ -86,7 +86,10 @@ class DensityTask(TaskSpec):
     """A way of estimating a density that is known up to its integral, for a model of kind energy."""
 
     def energies(self, features: int, batch: int, chains: int) -> float:
-        """How often a step of training has the energy and goes back through it, an example of the batch."""
+        """How often a step of training has the energy and goes back through it, for each example of a batch of so many.
+
+        `features` of an example; `chains`: samples that the model keeps.
+        """
         return 1.0
 
 
