@@ -2,9 +2,9 @@
 
 A layer's or a task's step leaves the gradient in `.grad` and returns scalars; how it got there (contrastive divergence,
 persistent chains, a loss and autograd) is its own business. The loop owns the order of examples, the optimiser, the
-schedule, clipping, validation and history, early stopping, precision, checkpoints, progress, and the guard against NaN.
-It trains one job, or the seeds of a block at once (`stacks`): then each has a course of its own, and leaves when it is
-done.
+schedule, clipping, weight noise, validation and history, early stopping, precision, checkpoints, progress, and the
+guard against NaN. It trains one job, or the seeds of a block at once (`stacks`): then each has a course of its own, and
+leaves when it is done.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dlpipe.runtime.ranks import ALONE, Particles, Ranks
 from dlpipe.runtime.schedules import schedule
 from dlpipe.runtime.stacks import Alone, Stack
 from dlpipe.runtime.stopping import Interrupted, Stopping
+from dlpipe.runtime.weight_noise import weight_noise
 from dlpipe.spec.schedules import Duration, HalveOnPlateau
 from dlpipe.spec.training import TrainingSpec
 
@@ -155,9 +156,14 @@ class _Loop:
     def _one_step(self, which: Any) -> None:
         batch, weight = self.stack.take(which)
         noise = self.stack.noise(self.step)
-        for course in self.trained:
-            course.job.at(self.step)
-        with self._precision(), self.ranks.noise(len(batch[0]), *self.particles.shares):
+        jobs = [course.job for course in self.trained]
+        for job in jobs:
+            job.at(self.step)
+        with (
+            weight_noise(jobs, self.step, self.training.weight_noise),
+            self._precision(),
+            self.ranks.noise(len(batch[0]), *self.particles.shares),
+        ):
             scalars = self.stack.step(*batch, noise)
         scalars = self.ranks.average(self.stack.parameters.values(), scalars, self.averaged)
         if self.training.clip_norm is not None:

@@ -45,6 +45,11 @@ class TrainingSpec(Spec):
     schedule: Schedule = Constant()
     batch_size: PositiveInt = Field(20, description="examples a step; the last batch of an epoch may be shorter")
     clip_norm: PositiveFloat | None = Field(None, description="largest Euclidean norm of the whole gradient")
+    weight_noise: PositiveFloat | None = Field(
+        None,
+        description="standard deviation of what is added to every weight and bias, anew for each step",
+        exclude_if=lambda value: value is None,  # so that digests are what they were before there was any
+    )
     early_stopping: EarlyStopping | None = None
     validate_every: Duration = Duration(epochs=1.0)
     precision: Literal["float32", "bfloat16"] = Field(

@@ -74,6 +74,7 @@ STAGES: dict[str, Callable[[Store], Stage]] = {
     "mlp-momentum": lambda store: network(store, optimizer=MOMENTUM),
     "mlp-bfloat16": lambda store: network(store, **BFLOAT16),
     "mlp-clipped": lambda store: network(store, clip_norm=0.1),
+    "mlp-weight-noise": lambda store: network(store, weight_noise=0.1),
     "mlp-early-stopping": lambda store: network(
         store, early_stopping={"by": "valid_loss", "patience": {"epochs": 1.0}}, validate_every={"steps": 7}
     ),

@@ -175,6 +175,52 @@ def test_clipping_bounds_the_whole_gradient_and_records_its_norm_before() -> Non
     assert values(unclipped, "grad_norm") == [10.0]
 
 
+class Rows(nn.Module):
+    """Parameters whose gradient is what they are at the time; it notes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.linspace(-1, 1, 10_000).view(100, 100).mT)
+        self.b = nn.Parameter(torch.zeros(100))
+        self.seen: list[Tensor] = []
+
+    def step(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        self.seen.append(torch.cat([self.W.detach().flatten(), self.b.detach()]))
+        self.W.grad, self.b.grad = self.W.detach().clone(), self.b.detach().clone()
+        return {"loss": x.mean()}
+
+
+def with_weight_noise(**fields: Any) -> tuple[Rows, list[Tensor]]:
+    """What was trained and what the steps saw of the noise, where the clean weights are those of the outset."""
+    module = Rows()
+    job = Job(module, module.step, dict, Shuffled((torch.ones(N, 1),)), stage="s", phase="p", seed=3)
+    outset = torch.cat([module.W.detach().flatten(), module.b.detach()])
+    train(job, spec(duration={"steps": 3}, weight_noise=0.1, **fields))
+    return module, [seen - outset for seen in module.seen]
+
+
+def test_weight_noise_is_normal_anew_in_every_step_and_leaves_nothing_behind() -> None:
+    module, noise = with_weight_noise(optimizer={"kind": "sgd", "learning_rate": 1e-30})  # too little to be seen
+    assert torch.equal(module.W.detach(), Rows().W.detach())
+    assert module.b.abs().max() < 1e-28
+    n = sum(len(each) for each in noise)
+    together = torch.cat(noise)
+    assert abs(together.mean()) < 3 * 0.1 / math.sqrt(n)
+    assert abs(together.std() - 0.1) < 3 * 0.1 / math.sqrt(2 * n)
+    assert abs(noise[0][-100:].std() - 0.1) < 3 * 0.1 / math.sqrt(200)  # biases too
+    for one, other in itertools.combinations(noise, 2):
+        assert abs(torch.corrcoef(torch.stack([one, other]))[0, 1]) < 4 / math.sqrt(len(one))
+
+
+def test_an_update_goes_from_the_clean_weights_by_the_noisy_ones_gradient() -> None:
+    module = Rows()
+    job = Job(module, module.step, dict, Shuffled((torch.ones(N, 1),)), stage="s", phase="p", seed=3)
+    train(job, spec(duration={"steps": 1}, weight_noise=0.1))
+    clean = Rows().W.detach()
+    noisy = module.seen[0][:-100].view(100, 100)
+    assert torch.equal(module.W.detach(), clean - LEARNING_RATE * noisy)
+
+
 def test_early_stopping_keeps_the_best_validations_parameters() -> None:
     """The error is lowest at the second validation; two epochs later training stops."""
     module = Slope()

@@ -85,6 +85,7 @@ KINDS: dict[str, Callable[[Store], Stage]] = {
     "supervised": lambda store: pretrain_stage(prepared(store), {"kind": "supervised"}),
     "classifier-dropout": classifier(),
     "classifier-top": classifier(train="top", clip_norm=0.05),
+    "classifier-weight-noise": classifier(weight_noise=0.1),
     "classifier-clip": classifier(clip_norm=0.05, schedule={"kind": "cosine"}),
     "classifier-adam": classifier(optimizer=ADAM, select={"best_of": 2, "by": "valid_loss"}),
     "classifier-early": classifier(

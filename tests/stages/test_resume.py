@@ -43,6 +43,7 @@ STAGES: dict[str, Callable[[Store], Stage]] = {
     ),
     "momentum": lambda store: finetune_stage(prepared(store), model=NET, optimizer=MOMENTUM, epochs=EPOCHS),
     "adam": lambda store: finetune_stage(prepared(store), model=NET, optimizer=ADAM, epochs=EPOCHS, clip_norm=0.1),
+    "weight-noise": lambda store: finetune_stage(prepared(store), model=NET, epochs=EPOCHS, weight_noise=0.1),
     # It is still getting better, with a best to remember, when it is stopped early on, and stops by itself later.
     "early-stopping": lambda store: finetune_stage(
         prepared(store),

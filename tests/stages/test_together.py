@@ -86,12 +86,19 @@ def test_the_layer_above_has_data_of_each_seed(store: Store, stacks: list[int]) 
     assert stacks == [3, 3]
 
 
-def test_dropout_clipping_and_an_output_layer_trained_alone(store: Store, stacks: list[int]) -> None:
+def test_dropout_clipping_weight_noise_and_an_output_layer_trained_alone(store: Store, stacks: list[int]) -> None:
     net = {"kind": "mlp", "units": [8, 8], "dropout": 0.3}
     sgd = {"kind": "sgd", "learning_rate": 0.5, "momentum": 0.9, "weight_decay": 0.1}
     for train in ("all", "top"):
         stage = finetune_stage(
-            prepared(store), model=net, seeds=SEEDS, optimizer=sgd, clip_norm=0.3, train=train, epochs=4.0
+            prepared(store),
+            model=net,
+            seeds=SEEDS,
+            optimizer=sgd,
+            clip_norm=0.3,
+            weight_noise=0.05,
+            train=train,
+            epochs=4.0,
         )
         assert_each_is_as_if_alone(stage, store)
     assert stacks == [3, 3]
