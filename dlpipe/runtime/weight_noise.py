@@ -1,4 +1,4 @@
-"""Weight noise: every step's gradient is that of weights near the present ones. A regulariser (Graves 2011, section 6)."""
+"""Weight noise, a regulariser: the gradient of a step is that of weights near the present ones (Graves 2011)."""
 
 from __future__ import annotations
 
