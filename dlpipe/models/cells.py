@@ -3,8 +3,8 @@
 Papers: elman1990, jordan1986, hochreiter1997 and gers2000 (LSTM, forget gate), gers2002 (peepholes), cho2014 (GRU),
 jozefowicz2015 (MUT1, MUT2, MUT3; ablations and the forget gate's bias).
 
-Every cell has the weights W_x [gates * units, inputs], W_h [gates * units, units] and the bias b, the gates one below
-the other: W_xr is the r-part of W_x. * is the product unit by unit, sigma the logistic function. `cell(x_t, state)` is
+A cell has the weights W_x [gates * units, inputs], W_h [gates * units, units] and the bias b, the gates one below the
+other: W_xr is the r-part of W_x; a gate that does without a matrix has no part there. * is the product unit by unit, sigma the logistic function. `cell(x_t, state)` is
 one step; the state is a tuple of tensors [B, width] whose first is the output. `run` takes all steps of a batch: the
 inputs' part of all steps is one product, the rest goes step by step, or in one call of the library where it computes
 the same.
@@ -107,13 +107,15 @@ class Elman(Cell):
 
 
 class Jordan(Cell):
-    """The network's own output comes back instead of its hidden units (Jordan 1986):
+    """The network's own output comes back instead of its hidden units (Jordan 1986, whose state units remember more
+    than the last output: s_t = mu s_{t-1} + y_{t-1}; this is mu = 0, as in later work):
 
         h_t = f(W_x x_t + W_h g(y_{t-1}) + b)
         y_t = W_y h_t + b_y
 
     State: (y,), before g, which is the `feedback`: softmax for classes (as Mesnil et al. 2013 have it), sigmoid for
-    binary units, linear for numbers. It is the output layer itself, so that nothing can stand above it.
+    binary units, linear for numbers. Before the first step y is 0, so that all classes come back alike. It is the
+    output layer itself, so that nothing can stand above it. W_h is [units, outputs].
     """
 
     def __init__(
@@ -229,7 +231,7 @@ class GRU(Cell):
             n = torch.tanh(a_n + r * torch.addmm(self.b_hn, h, candidate.t()))
         else:
             n = torch.tanh(torch.addmm(a_n, r * h, candidate.t()))
-        return (torch.lerp(n, h, z),)
+        return (between(n, h, z),)
 
     def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         if not self.reset_after:
@@ -260,7 +262,7 @@ class MUT1(Cell):
         a_z, a_r, a_h = a.chunk(3, dim=1)
         W_hr, W_hh = self.W_h.chunk(2)
         r = torch.sigmoid(torch.addmm(a_r, h, W_hr.t()))
-        return (torch.lerp(h, torch.tanh(torch.addmm(a_h, r * h, W_hh.t())), torch.sigmoid(a_z)),)
+        return (between(h, torch.tanh(torch.addmm(a_h, r * h, W_hh.t())), torch.sigmoid(a_z)),)
 
 
 class MUT2(Cell):
@@ -286,7 +288,7 @@ class MUT2(Cell):
         gates, W_hh = self.W_h.split([2 * self.units, self.units])
         a_gates, a_h = a.split([2 * self.units, self.units], dim=1)
         z, r = torch.sigmoid(torch.addmm(a_gates, h, gates.t())).chunk(2, dim=1)
-        return (torch.lerp(h, torch.tanh(torch.addmm(a_h, r * h, W_hh.t())), z),)
+        return (between(h, torch.tanh(torch.addmm(a_h, r * h, W_hh.t())), z),)
 
 
 class MUT3(Cell):
@@ -308,7 +310,7 @@ class MUT3(Cell):
         W_hz, W_hr, W_hh = self.W_h.chunk(3)
         z = torch.sigmoid(torch.addmm(a_z, torch.tanh(h), W_hz.t()))
         r = torch.sigmoid(torch.addmm(a_r, h, W_hr.t()))
-        return (torch.lerp(h, torch.tanh(torch.addmm(a_h, r * h, W_hh.t())), z),)
+        return (between(h, torch.tanh(torch.addmm(a_h, r * h, W_hh.t())), z),)
 
 
 def _as_many(cell: Cell, inputs: int, units: int) -> None:
@@ -347,9 +349,21 @@ def draw(
     parameter.copy_(fresh)
 
 
+def between(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+    """(1 - share) * start + share * end. In bfloat16 the products are, but a state stays in float32."""
+    kind = torch.promote_types(start.dtype, end.dtype)
+    return torch.lerp(start.to(kind), end.to(kind), share.to(kind))
+
+
 def library(kernel: Callable[..., Any], x: Tensor, state: State, weights: Sequence[Tensor]) -> tuple[Tensor, State]:
-    """`Cell.run` by torch.lstm, torch.gru or torch.rnn_tanh: oneDNN or native code on a CPU, cuDNN on a GPU."""
+    """`Cell.run` by torch.lstm, torch.gru or torch.rnn_tanh: oneDNN or native code on a CPU, cuDNN on a GPU.
+
+    In bfloat16 it stays in float32 on a CPU that oneDNN has no such kernels for.
+    """
     hx: Any = [part[None] for part in state] if len(state) > 1 else state[0][None]
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        with torch.autocast("cpu", enabled=False):
+            return library(kernel, x.float(), state, weights)
     with warnings.catch_warnings():
         # cuDNN wants its weights in one piece of memory and copies them into one, which costs less than a step does.
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")

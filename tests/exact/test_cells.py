@@ -192,6 +192,19 @@ def test_the_fast_way_in_float32(name: str) -> None:
         torch.testing.assert_close(fast[key], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_in_bfloat16_it_is_near_float32(name: str) -> None:
+    """As `precision: bfloat16` trains it, by either way: outputs, states and gradients."""
+    cell, x, state = make(name)
+    cell, x, state = cell.float(), x.float(), tuple(part.float() for part in state)
+    expected = results(cell, cell.scan, x, state)
+    for way in (cell.scan, cell.run):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = results(cell, way, x, state)
+        for key, exact in expected.items():
+            assert (found[key].float() - exact).norm() < 0.05 * exact.norm() + 1e-6, key
+
+
 TORCH: dict[str, Callable[[], Any]] = {
     "elman-tanh": lambda: nn.RNN(INPUTS, UNITS),
     "lstm": lambda: nn.LSTM(INPUTS, UNITS),
@@ -240,7 +253,7 @@ def test_gradients_through_time_are_finite_differences(name: str) -> None:
         )
 
     given = [x, *state, *(parameter.detach().clone() for parameter in cell.parameters())]
-    assert torch.autograd.gradcheck(outputs, [tensor.requires_grad_() for tensor in given])
+    assert torch.autograd.gradcheck(outputs, [tensor.requires_grad_() for tensor in given], rtol=1e-6, atol=1e-8)
 
 
 class _Scan(nn.Module):
