@@ -4,10 +4,10 @@ Papers: elman1990, jordan1986, hochreiter1997 and gers2000 (LSTM, forget gate), 
 jozefowicz2015 (MUT1, MUT2, MUT3; ablations and the forget gate's bias).
 
 A cell has the weights W_x [gates * units, inputs], W_h [gates * units, units] and the bias b, the gates one below the
-other: W_xr is the r-part of W_x; a gate that does without a matrix has no part there. * is the product unit by unit, sigma the logistic function. `cell(x_t, state)` is
-one step; the state is a tuple of tensors [B, width] whose first is the output. `run` takes all steps of a batch: the
-inputs' part of all steps is one product, the rest goes step by step, or in one call of the library where it computes
-the same.
+other: W_xr is the r-part of W_x; a gate that does without a matrix has no part there. * is the product unit by unit,
+sigma the logistic function. `cell(x_t, state)` is one step; the state is a tuple of tensors [B, width] whose first is
+the output. `run` takes all steps of a batch: the inputs' part of all steps is one product, the rest goes step by step,
+or in one call of the library where it computes the same.
 """
 
 from __future__ import annotations
