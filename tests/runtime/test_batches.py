@@ -143,6 +143,14 @@ def test_little_padding_where_lengths_are_as_those_of_sentences() -> None:
     assert 1 - float(lengths[:32].sum()) / inputs[..., 0].numel() > 0.4  # what batches in any order would waste
 
 
+@pytest.mark.mirror
+def test_hardly_any_padding_of_the_sentences_of_the_penn_treebank(mirror: Path) -> None:
+    lines = (mirror / "ptb" / "ptb.train.txt").read_text().splitlines()
+    lengths = torch.tensor([len(line.split()) + 1 for line in lines])  # the end of a sentence is a word
+    assert (len(lengths), int(lengths.sum())) == (42_068, 929_589)
+    assert Bucketed(SequenceSplit(torch.zeros(int(lengths.sum()), 1), lengths)).padding(32) <= 0.0015
+
+
 def test_padding_is_counted_by_hand() -> None:
     """Batches of 3 by length: 1 1 2, 3 3 4, 4 5 5, 5 6, padded to 6, 12, 15 and 12 steps, for 39."""
     assert Bucketed(sequences()).padding(3) == pytest.approx(1 - 39 / 45)
