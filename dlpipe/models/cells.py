@@ -358,12 +358,14 @@ def between(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
 def library(kernel: Callable[..., Any], x: Tensor, state: State, weights: Sequence[Tensor]) -> tuple[Tensor, State]:
     """`Cell.run` by torch.lstm, torch.gru or torch.rnn_tanh: oneDNN or native code on a CPU, cuDNN on a GPU.
 
-    In bfloat16 it stays in float32 on a CPU that oneDNN has no such kernels for.
+    In bfloat16 it stays in float32 where there are no such kernels: on a CPU that oneDNN has none for, and on a GPU,
+    where torch's autocast has cuDNN compute in float16, whatever it is asked for, and nothing here scales the loss.
     """
     hx: Any = [part[None] for part in state] if len(state) > 1 else state[0][None]
-    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        with torch.autocast("cpu", enabled=False):
-            return library(kernel, x.float(), state, weights)
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and (kind != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        with torch.autocast(kind, enabled=False):
+            return library(kernel, x.float(), tuple(part.float() for part in state), weights)
     with warnings.catch_warnings():
         # cuDNN wants its weights in one piece of memory and copies them into one, which costs less than a step does.
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous")

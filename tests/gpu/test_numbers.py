@@ -16,14 +16,21 @@ from torch.nn.functional import cross_entropy
 from dlpipe.layers import units
 from dlpipe.layers.autoencoder import Autoencoder
 from dlpipe.layers.rbm import RBM
+from dlpipe.measures.gradients import gradient_by_distance
 from dlpipe.models.mlp import MLP
+from dlpipe.models.recurrent import Recurrent
 from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.jobs import Job
 from dlpipe.runtime.loop import from_cleared, train
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.optimizers import OptimizerSpec
 from dlpipe.spec.training import TrainingSpec
+from dlpipe.tasks.base import NOT_ASKED
 from dlpipe.tasks.classification import Classification
+from dlpipe.tasks.continuation import Continuation
+from dlpipe.tasks.feeding import drawn, fed, teacher_forcing
+from dlpipe.tasks.language_model import LanguageModel
+from dlpipe.tasks.sequences import NextFrame, SequenceRegression, Tagging
 from tests.exact import test_cells as exact_cells
 from tests.exact import test_rbm as exact_rbm
 from tests.runtime.test_optimizers import SPECS, by_columns, by_hand, by_name, optimizer
@@ -158,6 +165,84 @@ def test_recurrent_cells_by_the_fastest_way(name: str, device: torch.device) -> 
         assert off(value, exact[key]) < FLOAT32, key
 
 
+@pytest.mark.parametrize("name", exact_cells.CELLS)
+def test_recurrent_cells_in_bfloat16(name: str, device: torch.device) -> None:
+    """By the fastest way; never in float16, which autocast has cuDNN compute in: small gradients vanish there."""
+    cell, x, state = exact_cells.make(name)
+    exact = exact_cells.results(cell, cell.scan, x, state)
+    ours, there = on(device, cell), tuple(part.float().to(device) for part in state)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        found = exact_cells.results(ours, ours.run, x.float().to(device), there)
+    for key, value in found.items():
+        assert value.dtype in (torch.float32, torch.bfloat16), key
+        assert off(value, exact[key]) < BFLOAT16, key
+
+
+WORDS, KEYS, LENGTHS = 1000, 88, torch.tensor([17, 35, 1, 20, 35])
+
+
+def words() -> Tensor:
+    """[B, T] int64."""
+    return torch.randint(WORDS, (len(LENGTHS), 35), generator=generator(4))
+
+
+def asked_of_a_stream(model: Any, place: torch.device) -> None:
+    """Two windows, one behind the other."""
+    task, carried, tokens = LanguageModel(17), [], words().to(place)
+    for start in (0, 17):
+        window, targets = (tokens[:, start + i : start + i + 17] for i in (0, 1))
+        task.step(model, window, targets, stream(0, "none are drawn", device=place), carried=carried)
+
+
+def asked_of_sequences(task: Any, model: Any, place: torch.device, *tensors: Tensor) -> None:
+    kind = next(model.parameters()).dtype
+    there = (tensor.to(place, kind) if tensor.is_floating_point() else tensor.to(place) for tensor in tensors)
+    task.step(model, *there, LENGTHS, stream(0, "none are drawn", device=place))
+
+
+def music() -> Tensor:
+    """[B, T, keys], with zeros behind the ends."""
+    beyond = torch.arange(35) >= LENGTHS[:, None]
+    return (torch.rand(len(LENGTHS), 35, KEYS, generator=generator(5)) < 0.1).double().masked_fill(beyond[..., None], 0)
+
+
+def tags() -> Tensor:
+    """[B, T] int64: whether a word's number is odd, nothing behind the ends."""
+    return (words() % 2).masked_fill(torch.arange(35) >= LENGTHS[:, None], NOT_ASKED)
+
+
+WRITER = {"inputs": WORDS, "outputs": WORDS, "tokens": True, "units": [200, 200]}
+READER = {"inputs": WORDS, "outputs": 2, "tokens": True, "units": [200], "directions": "both"}
+LISTENER = {"inputs": KEYS, "outputs": KEYS, "tokens": False, "units": [200], "cell": "gru"}
+COUNTER = {"inputs": KEYS, "outputs": 1, "tokens": False, "units": [200], "cell": "elman"}
+
+ASKED: dict[str, tuple[dict[str, Any], Callable[[Any, torch.device], None]]] = {
+    "language-model": (WRITER, asked_of_a_stream),
+    "continuation": (WRITER, lambda *at: asked_of_sequences(Continuation(3, teacher_forcing), *at, words())),
+    "tagging": (READER, lambda *at: asked_of_sequences(Tagging(), *at, words(), tags())),
+    "next-frame": (LISTENER, lambda *at: asked_of_sequences(NextFrame("mean"), *at, music())),
+    "regression": (COUNTER, lambda *at: asked_of_sequences(SequenceRegression(), *at, music(), LENGTHS.double())),
+}
+
+
+@precisions
+@pytest.mark.parametrize("name", ASKED)
+def test_gradient_of_what_is_asked_of_sequences(name: str, precision: torch.dtype | None, device: torch.device) -> None:
+    net, step = ASKED[name]
+    compare_gradients(at_work(Recurrent(**net)), step, device, precision)
+
+
+@pytest.mark.parametrize("cell", ["elman", "lstm", "gru"])
+def test_gradient_by_distance(cell: str, device: torch.device) -> None:
+    """In float64 on either device. One output leaves the random direction no say."""
+    model = at_work(Recurrent(KEYS, 1, tokens=False, cell=cell, units=[100, 50]))
+    ours, frames = copy.deepcopy(model).to(device), music()
+    there = gradient_by_distance(ours, frames.to(device), stream(0, "direction", device=device))
+    norms = gradient_by_distance(model, frames, stream(0, "direction"))
+    ratios, expected = (each / each[:, :1] for each in (there.cpu(), norms))
+    torch.testing.assert_close(ratios, expected, rtol=1e-9, atol=0.0)
+
+
 @precisions
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu"])
 def test_network_gradient_without_dropout(activation: str, precision: torch.dtype | None, device: torch.device) -> None:
@@ -221,6 +306,25 @@ def test_corruption_has_the_right_mean(kind: str, mean: float, device: torch.dev
     corrupted, _ = layer.corrupt(inputs, stream(0, kind, device=device))
     assert deviations(corrupted, mean, 0.5) < 5  # no variance is larger
     assert deviations(corrupted != 0.5, 0.3, math.sqrt(0.3 * 0.7)) < 5
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_tokens_are_drawn_with_their_probabilities(temperature: float, device: torch.device) -> None:
+    logits = torch.tensor([0.0, 1.0, -1.0, 0.5], device=device)
+    tokens = drawn(logits.expand(DRAWN, 4), temperature, stream(0, "tokens", device=device))
+    for token, p in enumerate(torch.softmax(logits / temperature, dim=0).tolist()):
+        assert deviations(tokens == token, p, math.sqrt(p * (1 - p))) < 5
+
+
+def test_as_many_tokens_are_fed_from_the_data_as_should_be(device: torch.device) -> None:
+    """Of a model that finds all tokens equally likely, behind the first 2 of 50; what it draws is seldom the data's."""
+    model, gold = Recurrent(WORDS, WORDS, tokens=True, units=[8]).to(device), torch.zeros(2000, 50).long().to(device)
+    tokens, coins = fed(model, gold, stream(0, "fed", device=device), given=2, epsilon=0.3)
+    assert tokens.device == gold.device
+    assert (coins[:, :2].all(), (tokens == gold)[coins].all()) == (True, True)
+    assert deviations(coins[:, 2:], 0.3, math.sqrt(0.3 * 0.7)) < 5
+    own = tokens[~coins]
+    assert deviations(own, (WORDS - 1) / 2, math.sqrt((WORDS**2 - 1) / 12)) < 5
 
 
 @pytest.mark.parametrize("k", [1, 5])
