@@ -66,6 +66,7 @@ SIZES = {
     "characters, Elman": Size("elman", 65, 128, 1, 20, 50),
 }
 Steps = Callable[[], None]
+CPU = torch.device("cpu")
 
 
 def some_tokens(size: Size, steps: int) -> Tensor:
@@ -73,7 +74,7 @@ def some_tokens(size: Size, steps: int) -> Tensor:
     return torch.randint(size.tokens, (size.batch * size.unroll * steps + 1,), generator=stream(0, "benchmark"))
 
 
-def ours(size: Size, steps: int) -> Steps:
+def ours(size: Size, steps: int, device: torch.device = CPU) -> Steps:
     options: dict[str, Any] = {"reset_after": True} if size.cell == "gru" else {}
     model = Recurrent(
         size.tokens,
@@ -85,9 +86,10 @@ def ours(size: Size, steps: int) -> Steps:
         **options,
     )
     model.initialise(stream(0, "initialise"))
+    model.to(device)
     carried: list[Tensor] = []
     step = from_cleared(model, partial(LanguageModel(size.unroll).step, model, carried=carried))
-    batches = Stream(some_tokens(size, steps), size.unroll)
+    batches = Stream(some_tokens(size, steps).to(device), size.unroll)
     job = Job(model, step, dict, batches, stage="benchmark", phase="p", seed=0, carried=carried)
     # The objective is summed over the window: its gradient and the largest norm are as many times the example's.
     declared = {
@@ -132,13 +134,13 @@ class Example(nn.Module):
         return log_softmax(decoded.view(-1, decoded.shape[-1]), dim=1), state
 
 
-def example(size: Size, steps: int) -> Steps:
-    model, criterion = Example(size), nn.NLLLoss()
-    tokens = some_tokens(size, steps)
+def example(size: Size, steps: int, device: torch.device = CPU) -> Steps:
+    model, criterion = Example(size).to(device), nn.NLLLoss()
+    tokens = some_tokens(size, steps).to(device)
     now, later = (tokens[i : i + len(tokens) - 1].view(size.batch, -1).t().contiguous() for i in (0, 1))
 
     def run() -> None:
-        zeros = torch.zeros(size.layers, size.batch, size.units)
+        zeros = torch.zeros(size.layers, size.batch, size.units, device=device)
         state: Any = (zeros, zeros) if size.cell == "lstm" else zeros
         total = 0.0
         for start in range(0, len(now), size.unroll):
