@@ -59,6 +59,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "words": Size("lstm", 10_000, 200, 2, 20, 35),
+    "words, wikitext-2": Size("lstm", 33_278, 200, 2, 20, 35),  # the example's own data and defaults
     "words, dropout 0.2": Size("lstm", 10_000, 200, 2, 20, 35, 0.2),
     "words, unrolled 20": Size("lstm", 10_000, 200, 2, 20, 20),
     "characters": Size("lstm", 65, 128, 1, 20, 50),
