@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,13 +85,20 @@ def finetune_stage(
     return Stage("finetune", "blobs-mlp", spec, inputs, seeds, {"model.mlp": 1})
 
 
-def evaluate_stage(finetune: Stage, layers: tuple[str, ...] = (), phases: tuple[str, ...] = ()) -> Stage:
+def evaluate_stage(
+    finetune: Stage,
+    layers: tuple[str, ...] = (),
+    phases: tuple[str, ...] = (),
+    measures: Sequence[Mapping[str, Any]] = (),
+) -> Stage:
     """Of the model that `finetune` leaves; `phases` are the ids of the phases before it."""
     spec = {
         "task": finetune.spec["phase"]["task"],
         "model": finetune.spec["model"],
         "labelled": finetune.spec["labelled"],
     }
+    if measures:
+        spec["measures"] = [dict(measure) for measure in measures]
     inputs = {
         "data": finetune.inputs["data"],
         "model": finetune.id,

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
-from dlpipe.artifacts import Store
+from dlpipe.artifacts import Stage, Store
+from dlpipe.figures import gradients
+from dlpipe.measures.gradients import GradientByDistance
 from dlpipe.models.recurrent import Recurrent
 from dlpipe.runtime import history
 from dlpipe.runtime.data import SequenceSplit
-from dlpipe.stages import evaluate, finetune
+from dlpipe.runtime.streams import stream
+from dlpipe.stages import evaluate, finetune, plot
 from dlpipe.tasks.language_model import LanguageModel
 from tests.golden.traces import SEQUENCE_TASKS, sequences
 from tests.stages.small import evaluate_stage, finetune_stage
@@ -41,6 +46,21 @@ def metrics(artifact: Any) -> dict[tuple[int, str], float]:
         return {(int(row["seed"]), row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
 
 
+def of_test(store: Store) -> SequenceSplit:
+    """The test sequences of the language model's data."""
+    data = sequences(store, **SEQUENCE_TASKS["language_model"])
+    tensors = load_file(store.read("prepare", data).path("data.safetensors"))
+    return SequenceSplit(tensors["test.inputs"].long(), tensors["test.lengths"])
+
+
+def trained(weights: dict[str, Tensor], seed: int, cell: str = "lstm") -> Recurrent:
+    """The network of a seed among an artifact's."""
+    model = Recurrent(5, 5, tokens=True, units=[6], cell=cell)
+    own = {name.removeprefix(f"{seed}/"): tensor for name, tensor in weights.items() if name.startswith(f"{seed}/")}
+    model.load_state_dict(own)
+    return model.eval()
+
+
 @pytest.mark.parametrize("kind", METRICS)
 def test_every_task_is_trained_and_evaluated(kind: str, store: Store) -> None:
     data = sequences(store, **SEQUENCE_TASKS[kind])
@@ -63,12 +83,45 @@ def test_the_metric_is_that_of_the_saved_network_on_the_stored_tokens(store: Sto
     data = sequences(store, **SEQUENCE_TASKS["language_model"])
     stage = finetune_stage(data, model=NET, task={"kind": "language_model"}, epochs=1.0, seeds=(3,))
     weights = load_file(finetune.run(stage, store, device="cpu").path("weights.safetensors"))
-    tensors = load_file(store.read("prepare", data).path("data.safetensors"))
-    model = Recurrent(5, 5, tokens=True, units=[6])
-    model.load_state_dict({name.removeprefix("3/"): tensor for name, tensor in weights.items()})
-    test = SequenceSplit(tensors["test.inputs"].long(), tensors["test.lengths"])
-    loss = LanguageModel(20).validate(model.eval(), test)["loss"]
+    loss = LanguageModel(20).validate(trained(weights, 3), of_test(store))["loss"]
     assert metrics(evaluate.run(evaluate_stage(stage), store, device="cpu"))[3, "test_loss"] == pytest.approx(loss)
+
+
+def test_gradients_by_distance_go_from_the_networks_to_their_figure(store: Store) -> None:
+    """Two cells, two seeds each: measured of the saved weights, stored, and drawn as the geometric mean over seeds."""
+    steps, test = 5, of_test(store)
+    evaluated: dict[str, Any] = {}
+    expected: dict[str, list[Tensor]] = {}
+    for cell in ("elman", "lstm"):
+        stage = finetune_stage(
+            sequences(store, **SEQUENCE_TASKS["language_model"]),
+            model={**NET, "cell": cell},
+            task={"kind": "language_model"},
+            epochs=1.0,
+        )
+        weights = load_file(finetune.run(stage, store, device="cpu").path("weights.safetensors"))
+        declared = {"kind": "gradient_by_distance", "steps": steps, "windows": 4}
+        evaluated[cell] = evaluate.run(evaluate_stage(stage, measures=[declared]), store, device="cpu")
+        measure = GradientByDistance(steps=steps, windows=4)
+        networks = [(seed, trained(weights, seed, cell)) for seed in (0, 1)]
+        found = [measure(net, {"test": test}, stream(seed, "evaluate/gradient_by_distance")) for seed, net in networks]
+        expected[cell] = [each.of_each_seed["gradient_by_distance"] for each in found]
+        for seed, each in enumerate(found):
+            assert metrics(evaluated[cell])[seed, "gradient_factor"] == pytest.approx(each.metrics["gradient_factor"])
+        stored = load_file(evaluated[cell].path("outputs.safetensors"))["gradient_by_distance"]
+        torch.testing.assert_close(stored, torch.stack(expected[cell]), rtol=1e-6, atol=0.0)
+        assert stored.shape == (2, steps)
+        assert stored[:, 0].tolist() == pytest.approx([1.0, 1.0])
+    variants = [{"levels": {"cell": cell}, "metrics": [artifact.stage.id]} for cell, artifact in evaluated.items()]
+    spec = {"experiment": "cells", "axes": [["cell", list(evaluated)]], "figures": [], "variants": variants}
+    figures = Stage("plot", "cells", spec, {"metrics": [artifact.stage.id for artifact in evaluated.values()]})
+    drawn = plot.run(figures, store)
+    (entry,) = [each for each in json.loads(drawn.path("figures.json").read_text()) if each["kind"] == "gradients"]
+    assert drawn.path(entry["file"]).read_text().count("<svg") == 1
+    (place,) = gradients.draw(data=plot.read_data(figures, store), title=None, where={}).figure.axes
+    for line, norms in zip(place.lines, expected.values(), strict=True):
+        assert line.get_xdata().tolist() == list(range(1, steps + 1))
+        assert line.get_ydata().tolist() == pytest.approx((norms[0] * norms[1]).sqrt().tolist(), rel=1e-6)
 
 
 def test_a_part_of_the_sequences_has_labels(store: Store) -> None:
