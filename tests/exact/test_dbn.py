@@ -15,6 +15,7 @@ from dlpipe.layers.label_rbm import LabelRBM
 from dlpipe.layers.rbm import RBM
 from dlpipe.models.deep_belief_network import DeepBeliefNetwork
 from dlpipe.spec.models import Dbn
+from dlpipe.tasks.classification import Classification
 
 ROUNDING = {"rtol": 1e-11, "atol": 1e-12}
 INPUTS, UNITS, CLASSES = 8, (6, 5), 3
@@ -172,6 +173,26 @@ def test_the_logits_depend_on_the_parameters_that_are_named() -> None:
     torch.nn.functional.cross_entropy(model(v), targets).backward()  # type: ignore[no-untyped-call]
     named = {id(parameter) for parameter in model.discriminative()}
     assert named == {id(parameter) for parameter in model.parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("units", [(5,), (6, 5), (6, 4, 5)], ids=["one", "two", "three"])
+def test_each_step_of_classification_lowers_the_loss_and_leaves_the_way_down_as_it_is(units: tuple[int, ...]) -> None:
+    """A small step against the gradient, five times; the first lowers the loss by rate times the gradient's square."""
+    model, (v, targets), task, rate = small(*units), examples(30), Classification(), 0.001
+    down = [V.detach().clone() for V in (*model.generative, *model.generative_biases)]
+    optimizer = torch.optim.SGD(model.discriminative(), lr=rate)
+    losses, square = [model.validate(v, targets)["loss"].item()], 0.0
+    for step in range(5):
+        optimizer.zero_grad()
+        task.step(model, v, targets, generator(step))
+        if step == 0:
+            square = sum(p.grad.square().sum().item() for p in model.discriminative() if p.grad is not None)
+        optimizer.step()
+        losses.append(model.validate(v, targets)["loss"].item())
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses))
+    assert losses[0] - losses[1] == pytest.approx(rate * square, rel=0.02)
+    for before, after in zip(down, (*model.generative, *model.generative_biases), strict=True):
+        assert torch.equal(before, after)
 
 
 def test_without_labels_there_are_no_logits() -> None:

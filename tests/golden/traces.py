@@ -147,6 +147,7 @@ TRACES = {
         {"kind": "deep_autoencoder", "units": [8, 6], "code": 2}, {"kind": "adam"}, CONSTANT, {"kind": "reconstruction"}
     ),
     "dbn-up-down": Trace({"kind": "dbn", "units": [8, 6]}, MOMENTUM, CONSTANT, {"kind": "generative"}),
+    "dbn-classifier": Trace({"kind": "dbn", "units": [8, 6]}, MOMENTUM, CONSTANT),
     "dbm-joint": Trace({"kind": "dbm", "units": [8, 6, 5], "chains": 20}, MOMENTUM, CONSTANT, {"kind": "generative"}),
     "dbm-classifier": Trace({"kind": "dbm", "units": [8, 6]}, MOMENTUM, CONSTANT),
     "convolutional-autoencoder": Trace(

@@ -193,6 +193,27 @@ def test_a_boltzmann_machine_is_composed_trained_jointly_and_then_begins_a_class
     assert "0,test_error," in metrics
 
 
+def test_a_belief_network_is_fine_tuned_to_tell_classes_and_generates_as_before(store: Store) -> None:
+    """The level `discriminative` of dbn_generative.yaml: from the pretrained stack, what the logits depend on."""
+    data, model = prepared(store), {"kind": "dbn", "units": [8, 6]}
+    first = pretrain_stage(data, seeds=(0,))
+    second = pretrain_stage(data, {"kind": "label_rbm"}, (first.id,), units=6, seeds=(0,))
+    for stage in (first, second):
+        pretrain.run(stage, store)
+    layers = (first.id, second.id)
+    greedy_stage = finetune_stage(data, layers, model=model, task={"kind": "generative"}, train="none", seeds=(0,))
+    tuned_stage = finetune_stage(data, layers, model=model, seeds=(0,), epochs=4.0)
+    greedy, tuned = (weights(finetune.run(stage, store)) for stage in (greedy_stage, tuned_stage))
+    for name in greedy:
+        assert torch.equal(greedy[name], tuned[name]) == name.startswith("0/generative"), name
+    losses = {}
+    for stage in (greedy_stage, tuned_stage):
+        with evaluate.run(evaluate_stage(stage), store).path("metrics.csv").open(newline="") as file:
+            losses[stage.id] = {row["metric"]: float(row["value"]) for row in csv.DictReader(file)}
+    for metric in ("train_loss", "test_loss"):
+        assert losses[tuned_stage.id][metric] < losses[greedy_stage.id][metric]
+
+
 def test_selects_the_best_of_several_restarts(store: Store) -> None:
     data = prepared(store)
     chosen = finetune.run(finetune_stage(data, select={"best_of": 3, "by": "train_loss"}, seeds=(0, 1)), store)
