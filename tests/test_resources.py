@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dlpipe.resources import CAPS, MOST_THREADS, Size, ask, mem_mb, runtime, size_of, threads
 from dlpipe.runtime.data import build
-from dlpipe.spec.models import Dbm, Dbn, Energy
+from dlpipe.spec.boltzmann import Dbm, Dbn
+from dlpipe.spec.models import Energy
 from dlpipe.spec.tasks import (
     DenoisingScoreMatching,
     ExactLikelihood,

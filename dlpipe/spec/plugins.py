@@ -18,6 +18,7 @@ def load() -> None:
 
     # The kinds of dlpipe come first, so that a clash of names is the plugin's.
     from dlpipe.spec import (  # noqa: F401
+        boltzmann,
         datasets,
         figures,
         layers,

@@ -13,7 +13,7 @@ from torch import Tensor
 from dlpipe.layers import annealing
 from dlpipe.layers.rbm import RBM
 from dlpipe.models.deep_boltzmann_machine import DeepBoltzmannMachine
-from dlpipe.spec.models import Dbm
+from dlpipe.spec.boltzmann import Dbm
 
 ROUNDING = {"rtol": 1e-10, "atol": 1e-12}
 CLASSES = 3

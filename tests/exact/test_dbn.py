@@ -14,7 +14,7 @@ from torch import Tensor
 from dlpipe.layers.label_rbm import LabelRBM
 from dlpipe.layers.rbm import RBM
 from dlpipe.models.deep_belief_network import DeepBeliefNetwork
-from dlpipe.spec.models import Dbn
+from dlpipe.spec.boltzmann import Dbn
 from dlpipe.tasks.classification import Classification
 
 ROUNDING = {"rtol": 1e-11, "atol": 1e-12}
