@@ -44,8 +44,8 @@ class Plane(Generated):
         from dlpipe.datasets.splits import TEST_PART, TRAINING_PART
 
         training, testing = Draws(spec.split_seed, TRAINING_PART), Draws(spec.split_seed, TEST_PART)
-        inputs, targets = plane.points(spec.shape, spec.train + (spec.valid or 0), training)
-        test_inputs, test_targets = plane.points(spec.shape, spec.test, testing)
+        inputs, targets = plane.points(spec.shape, spec.train + (spec.valid or 0), training, spec.scale)
+        test_inputs, test_targets = plane.points(spec.shape, spec.test, testing, spec.scale)
         classes = tuple(str(k) for k in range(plane.CLASSES[spec.shape]))
         return Examples(inputs, targets, classes, 1.0, test_inputs, test_targets)
 

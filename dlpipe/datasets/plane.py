@@ -26,10 +26,10 @@ ANGLE = np.radians(30.0)
 CLASSES = {"gaussian": 1, "two_moons": 2, "eight_gaussians": CENTRES, "rings": len(RADII), "ica_mixture": 1}
 
 
-def points(shape: str, n: int, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs float32 [n, 2] and classes int64 [n]."""
+def points(shape: str, n: int, draws: Draws, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs float32 [n, 2], `scale` times those of the shape, and classes int64 [n]."""
     classes = np.arange(n, dtype=np.int64) % CLASSES[shape]
-    return SHAPES[shape](draws, classes).astype(np.float32), classes
+    return (scale * SHAPES[shape](draws, classes)).astype(np.float32), classes
 
 
 def gaussian(draws: Draws, classes: np.ndarray) -> np.ndarray:

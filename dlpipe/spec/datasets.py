@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dlpipe.spec.base import Component, NonNegativeFloat, NonNegativeInt, PositiveInt, misuse
+from dlpipe.spec.base import Component, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, misuse
 
 TYPICAL_FEATURES = 1024
 """Of a small picture."""
@@ -188,6 +188,17 @@ class Plane(Generated):
     implementation: ClassVar[str] = "dlpipe.datasets.generated:Plane"
     kind: Literal["plane"] = "plane"
     shape: Literal["gaussian", "two_moons", "eight_gaussians", "rings", "ica_mixture"]
+    scale: PositiveFloat = Field(
+        1.0,
+        description="what the points are multiplied by, for a model whose noise has a deviation of its own",
+        exclude_if=lambda scale: scale == 1.0,  # so that points are declared, and digested, as before there was any
+    )
+
+    @model_validator(mode="after")
+    def _standard_scaling_undoes_a_scale(self) -> Plane:
+        if self.scaling == "standard" and self.scale != 1.0:
+            raise misuse("scaling standard divides by the deviation, whatever the scale: leave one out", "scale")
+        return self
 
     def extent(self) -> tuple[int, int]:
         return self.examples, 2

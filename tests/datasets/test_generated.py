@@ -116,6 +116,18 @@ def test_standard_scaling(tmp_path: Path) -> None:
     np.testing.assert_allclose(got["train.inputs"].std(axis=0), 1.0, atol=1e-5)
 
 
+def test_a_scale_multiplies_the_same_points() -> None:
+    plain, scaled = (Plane.parse(Path(), PlaneSpec(shape="rings", scale=scale)) for scale in (1.0, 2.5))
+    for split in ("inputs", "test_inputs"):
+        np.testing.assert_allclose(getattr(scaled, split), 2.5 * getattr(plain, split), rtol=1e-6)
+    assert np.array_equal(scaled.targets, plain.targets)
+
+
+def test_a_scale_of_1_is_not_part_of_a_digest() -> None:
+    assert "scale" not in PlaneSpec(shape="rings", scale=1.0).model_dump(mode="json")
+    assert PlaneSpec(shape="rings", scale=2.5).model_dump(mode="json")["scale"] == 2.5
+
+
 def test_golden_numbers() -> None:
     """The first point of each shape: if they change, raise the spec's version."""
     firsts = {shape: drawn(shape, train=8)[0][0].round(5).tolist() for shape in SHAPES}
