@@ -18,6 +18,8 @@ from dlpipe.spec.sequences import LookAhead as LookAheadSpec
 from dlpipe.spec.sequences import Xml as XmlSpec
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dlpipe.datasets.draws import Draws
     from dlpipe.datasets.examples import Examples
     from dlpipe.datasets.sequences import SequenceExamples, Sequences
@@ -48,6 +50,13 @@ class Plane(Generated):
         test_inputs, test_targets = plane.points(spec.shape, spec.test, testing, spec.scale)
         classes = tuple(str(k) for k in range(plane.CLASSES[spec.shape]))
         return Examples(inputs, targets, classes, 1.0, test_inputs, test_targets)
+
+    @staticmethod
+    def log_density(spec: PlaneSpec, points: np.ndarray) -> np.ndarray:
+        """Of what the points are drawn from, where the spec says that it is known: float64 [n, 2] -> [n], in nats."""
+        from dlpipe.datasets import plane
+
+        return plane.log_density(spec.shape, points, spec.scale)
 
 
 class Linear(Generated):

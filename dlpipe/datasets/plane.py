@@ -32,6 +32,11 @@ def points(shape: str, n: int, draws: Draws, scale: float = 1.0) -> tuple[np.nda
     return (scale * SHAPES[shape](draws, classes)).astype(np.float32), classes
 
 
+def log_density(shape: str, points: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """In nats, of float64 points [n, 2] that are `scale` times those of a shape in LOG_DENSITIES: [n]."""
+    return LOG_DENSITIES[shape](points / scale) - 2 * np.log(scale)
+
+
 def gaussian(draws: Draws, classes: np.ndarray) -> np.ndarray:
     first, second = draws.normal(2, len(classes))
     return np.stack((first, CORRELATION * first + np.sqrt(1 - CORRELATION**2) * second), axis=1)
@@ -58,6 +63,26 @@ def ica_mixture(draws: Draws, classes: np.ndarray) -> np.ndarray:
     return np.stack((cos * first - sin * second, sin * first + cos * second), axis=1)
 
 
+def gaussian_log_density(points: np.ndarray) -> np.ndarray:
+    x, y = points.T
+    determinant = 1 - CORRELATION**2
+    square = (x**2 - 2 * CORRELATION * x * y + y**2) / determinant
+    return -0.5 * (square + np.log(determinant)) - np.log(2 * np.pi)
+
+
+def eight_gaussians_log_density(points: np.ndarray) -> np.ndarray:
+    centres = CENTRE_RADIUS * on_the_circle(2 * np.pi * np.arange(CENTRES) / CENTRES)
+    squares = np.square((points[:, None, :] - centres) / CENTRE_DEVIATION).sum(axis=2)  # [n, CENTRES]
+    return np.logaddexp.reduce(-0.5 * squares, axis=1) - np.log(2 * np.pi * CENTRE_DEVIATION**2 * CENTRES)
+
+
+def ica_mixture_log_density(points: np.ndarray) -> np.ndarray:
+    """A Laplace variable s of variance 1 has the density exp(-sqrt(2) |s|) / sqrt(2)."""
+    cos, sin = np.cos(ANGLE), np.sin(ANGLE)
+    sources = points @ np.array([[cos, -sin], [sin, cos]])
+    return -np.sqrt(2) * np.abs(sources).sum(axis=1) - np.log(2)
+
+
 def on_the_circle(angle: np.ndarray) -> np.ndarray:
     """[n] -> [n, 2], of radius 1."""
     return np.stack((np.cos(angle), np.sin(angle)), axis=1)
@@ -70,3 +95,10 @@ SHAPES: dict[str, Callable[[Draws, np.ndarray], np.ndarray]] = {
     "rings": rings,
     "ica_mixture": ica_mixture,
 }
+
+LOG_DENSITIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "gaussian": gaussian_log_density,
+    "eight_gaussians": eight_gaussians_log_density,
+    "ica_mixture": ica_mixture_log_density,
+}
+"""Of the shapes whose density has a closed form: float64 points [n, 2] -> [n], in nats."""

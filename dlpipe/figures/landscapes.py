@@ -41,7 +41,7 @@ def draw(
         x, y = variant.first(name).T
         place.plot(x, y, linestyle="none", marker=".", markersize=1.2, color=series(1)[0], alpha=0.6)
         place.set_title(shown.label(variant))
-    caption = f"Shade: the density exp(-E)/Z, darker is more, one scale for all panels. {dots} First seed."
+    caption = f"Shade: the model's density, darker is more, one scale for all panels. {dots} First seed."
     return Picture(place.figure, title or "Densities in the plane", caption)
 
 

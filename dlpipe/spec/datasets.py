@@ -204,6 +204,11 @@ class Plane(Generated):
         return self.examples, 2
 
     @property
+    def density_is_known(self) -> bool:
+        """Whether the density that the points are drawn from has a closed form."""
+        return self.shape in ("gaussian", "eight_gaussians", "ica_mixture") and self.scaling == "none"
+
+    @property
     def slug(self) -> str:
         return f"{self.shape}-{self.train}"
 

@@ -92,7 +92,8 @@ class Gradients(FigureSpec):
 
 
 class Landscape(FigureSpec):
-    """The density of an energy-based model over the plane, a panel a variant."""
+    """The density over the plane, a panel a variant: of a model of kind energy, or of an RBM by the measure `landscape`.
+    """
 
     implementation: ClassVar[str] = "dlpipe.figures.landscapes:draw"
     kind: Literal["landscape"] = "landscape"

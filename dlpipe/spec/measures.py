@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dlpipe.spec.base import Component, OneOrMany, PositiveInt, misuse
-from dlpipe.spec.datasets import DatasetSpec, ExampleSet
+from dlpipe.spec.datasets import DatasetSpec, ExampleSet, Plane
 from dlpipe.spec.layers import LayerSpec, Rbm
 from dlpipe.spec.models import ModelSpec
 
@@ -21,6 +21,8 @@ class MeasureSpec(Component):
     family: ClassVar[str] = "measure"
     of_history: ClassVar[bool] = False
     """Whether it measures the history of training, and no layer or model."""
+    told_density: ClassVar[bool] = False
+    """Whether it is told the density that the data are drawn from: `log_density`, points [N, features] -> [N] nats."""
 
     def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
         """Why this layer or model, on this data, cannot be measured so; None if it can."""
@@ -107,6 +109,31 @@ class PseudoLikelihood(MeasureSpec):
         return splits * softplus * parameters * self.examples
 
 
+class Landscape(MeasureSpec):
+    """The density of an RBM with Gaussian visible units over the plane, for the figure `landscape`."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.plane:Landscape"
+    kind: Literal["landscape"] = "landscape"
+
+    def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
+        return _no_density_in_the_plane(self, subject, dataset)
+
+
+class KlDivergence(MeasureSpec):
+    """Kullback-Leibler divergence, in nats, of an RBM with Gaussian visible units from the density that points in the
+    plane are drawn from: how far the RBM's log-likelihood is below the true density's."""
+
+    implementation: ClassVar[str] = "dlpipe.measures.plane:KlDivergence"
+    told_density: ClassVar[bool] = True
+    kind: Literal["kl_divergence"] = "kl_divergence"
+
+    def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
+        unfit = _no_density_in_the_plane(self, subject, dataset)
+        if unfit is None and isinstance(dataset, Plane) and not dataset.density_is_known:
+            unfit = f"kl_divergence asks for a density in closed form, with scaling none: {dataset.slug} has none"
+        return unfit
+
+
 class Fantasies(MeasureSpec):
     """What the model takes for data, for the figure `fantasies`: means of the visible units after Gibbs sampling."""
 
@@ -158,13 +185,28 @@ class StepsUntil(MeasureSpec):
 
 
 def _no_probabilities(
-    measure: LogLikelihood | PseudoLikelihood, subject: LayerSpec | ModelSpec, dataset: DatasetSpec
+    measure: LogLikelihood | PseudoLikelihood | Landscape | KlDivergence,
+    subject: LayerSpec | ModelSpec,
+    dataset: DatasetSpec,
 ) -> str | None:
     if not isinstance(subject, Rbm):
         return f"{measure.kind} is a measure of an RBM; what is measured here is of kind {subject.slug}"
     if subject.doubled != "none":
         return f"{measure.kind} is of a density; a doubled RBM is none before it is part of a dbm"
     return GREY if subject.visible_units == "bernoulli" and _is_grey(dataset) else None
+
+
+def _no_density_in_the_plane(
+    measure: Landscape | KlDivergence, subject: LayerSpec | ModelSpec, dataset: DatasetSpec
+) -> str | None:
+    if not (isinstance(subject, Rbm) and subject.visible_units == "gaussian"):
+        what = f"one with {subject.visible_units} ones" if isinstance(subject, Rbm) else f"of kind {subject.slug}"
+        return f"{measure.kind} is a measure of an RBM with Gaussian visible units; what is measured here is {what}"
+    if subject.hidden_units != "bernoulli":
+        return f"{measure.kind} is for binary hidden units; this layer's are {subject.hidden_units}"
+    if not isinstance(dataset, Plane):
+        return f"{measure.kind} is of points in the plane, data of kind plane, not {dataset.kind}"  # type: ignore[attr-defined]
+    return _no_probabilities(measure, subject, dataset)
 
 
 def _is_grey(dataset: DatasetSpec) -> bool:

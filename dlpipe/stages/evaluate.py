@@ -110,8 +110,14 @@ class Evaluation:
                 continue
             subject = model if model_spec.measured else self.layers.stack(seed, self.device).layers[0]
             inputs = self.splits if model_spec.sequential else self.inputs
-            measured |= measure(subject, inputs, stream(seed, f"evaluate/{spec.kind}", device=self.device))
+            told = {"log_density": self._log_density} if spec.told_density else {}
+            measured |= measure(subject, inputs, stream(seed, f"evaluate/{spec.kind}", device=self.device), **told)
         return measured
+
+    def _log_density(self, points: Tensor) -> Tensor:
+        """Of what the data are drawn from: [N, features] -> [N] float64, in nats."""
+        declared: Any = component("dataset", self.data.stage.spec["dataset"])
+        return torch.from_numpy(declared.load().log_density(declared, points.double().cpu().numpy()))
 
     def _seconds(self, seed: int) -> float:
         """What this seed's chain of layers and phases took to train."""

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from dlpipe.tasks.base import CHUNK, Examples, Measured
-from dlpipe.tasks.quadrature import MOST_DIMENSIONS, Box, box_around, grid, log_partition
+from dlpipe.tasks.quadrature import MOST_DIMENSIONS, Box, Energy, box_around, grid, log_partition
 
 SHOWN = 1000
 """Test examples, and samples, in a figure."""
 PIXELS = 150
 """Of a density, along an axis."""
+SEEN = 0.6
+"""How much of the box that is integrated over is drawn, along an axis: those points and a little around them."""
 
 
 class EnergyModel(Protocol):
@@ -61,7 +63,7 @@ class Density:
 
     def validate(self, model: EnergyModel, inputs: Tensor, targets: Tensor) -> dict[str, float]:
         """`log_likelihood` in nats, the mean over all examples; in more than two dimensions the mean `energy`."""
-        exact = _in_float64(model)
+        exact = in_float64(model)
         energy = mean_energy(exact, inputs)
         if inputs.shape[1] > MOST_DIMENSIONS:
             return {"energy": energy}
@@ -69,14 +71,14 @@ class Density:
 
     def measure(self, model: EnergyModel, splits: Mapping[str, Examples]) -> Measured:
         """The same of every split, and `log_partition`; for the figures the density in the plane."""
-        exact, test = _in_float64(model), splits["test"].inputs
+        exact, test = in_float64(model), splits["test"].inputs
         energies = {name: mean_energy(exact, split.inputs) for name, split in splits.items()}
         if test.shape[1] > MOST_DIMENSIONS:
             return Measured({f"{name}_energy": energy for name, energy in energies.items()})
         box = box_around(splits["train"].inputs.double())
         log_z = log_partition(exact.energy, box)
         metrics = {f"{name}_log_likelihood": -energy - log_z for name, energy in energies.items()}
-        tensors = _landscape(exact, log_z, box.widened(0.6), test) if test.shape[1] == 2 else {}
+        tensors = landscape(exact.energy, log_z, box, test) if test.shape[1] == 2 else {}
         return Measured(metrics | {"log_partition": log_z}, tensors=tensors)
 
 
@@ -95,14 +97,19 @@ def mean_energy(model: EnergyModel, inputs: Tensor) -> float:
     return float(torch.cat([model.energy(chunk.double()) for chunk in inputs.split(CHUNK)]).mean())
 
 
-def _in_float64(model: Any) -> Any:
+def in_float64(model: Any) -> Any:
+    """A copy, in evaluation mode."""
     return copy.deepcopy(model).double().eval()
 
 
 @torch.no_grad()
-def _landscape(model: EnergyModel, log_z: float, box: Box, test: Tensor) -> dict[str, Tensor]:
-    """`density` [PIXELS, PIXELS], x by y; the `density_box` [2, 2] it is of, low and high; test points over it."""
-    log_density = -model.energy(grid(box, PIXELS).points) - log_z
+def landscape(energy: Energy, log_z: float, box: Box, test: Tensor) -> dict[str, Tensor]:
+    """For the figure of that name, a density exp(-E) / Z in the plane; `box` is that of `box_around` some points.
+
+    `density` [PIXELS, PIXELS], x by y; the `density_box` [2, 2] it is of, low and high; test points over it.
+    """
+    box = box.widened(SEEN)
+    log_density = -energy(grid(box, PIXELS).points) - log_z
     return {
         "density": log_density.exp().reshape(PIXELS, PIXELS).float(),
         "density_box": torch.stack(box).float(),

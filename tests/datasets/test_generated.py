@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from dlpipe.artifacts import Store
+from dlpipe.datasets import plane
 from dlpipe.datasets.draws import Draws
 from dlpipe.datasets.generated import Plane
 from dlpipe.spec.datasets import Plane as PlaneSpec
@@ -126,6 +127,30 @@ def test_a_scale_multiplies_the_same_points() -> None:
 def test_a_scale_of_1_is_not_part_of_a_digest() -> None:
     assert "scale" not in PlaneSpec(shape="rings", scale=1.0).model_dump(mode="json")
     assert PlaneSpec(shape="rings", scale=2.5).model_dump(mode="json")["scale"] == 2.5
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+@pytest.mark.parametrize("shape", plane.LOG_DENSITIES)
+def test_densities_are_those_of_the_points(shape: str, scale: float) -> None:
+    """They integrate to 1, and cells of the plane hold as many points as they should."""
+    edges, n = np.linspace(-12, 12, 25) * scale, 40
+    middles = (np.linspace(-12, 12, 24 * n, endpoint=False) + 0.5 / n) * scale
+    grid = np.stack(np.meshgrid(middles, middles, indexing="ij"), axis=-1).reshape(-1, 2)
+    density = np.exp(plane.log_density(shape, grid, scale)).reshape(24, n, 24, n).sum(axis=(1, 3)) * (scale / n) ** 2
+    assert density.sum() == pytest.approx(1.0, abs=1e-3)
+    points = plane.points(shape, N, Draws(0, 0), scale)[0]
+    found = np.histogram2d(*points.T, bins=(edges, edges))[0]
+    likely = density * N > 5
+    assert stats.chisquare(found[likely], density[likely] * found[likely].sum() / density[likely].sum()).pvalue > LIKELY
+
+
+def test_a_density_is_known_where_there_is_one() -> None:
+    known = {shape for shape in SHAPES if PlaneSpec(shape=shape).density_is_known}  # type: ignore[arg-type]
+    assert known == set(plane.LOG_DENSITIES)
+    assert not PlaneSpec(shape="ica_mixture", scaling="standard").density_is_known
+    spec = PlaneSpec(shape="ica_mixture", scale=2.0)
+    expected = -math.log(2) - 2 * math.log(2.0)  # at 0, where neither source has any size
+    assert Plane.log_density(spec, np.zeros((1, 2))) == pytest.approx(expected)
 
 
 def test_golden_numbers() -> None:
