@@ -1,8 +1,8 @@
 """Restricted Boltzmann machine, trained by contrastive divergence or by persistent chains.
 
 Papers: hinton2002 (contrastive divergence), tieleman2008 (persistent chains), tieleman2009 (fast weights), melchior2016
-(Gaussian visible units, centring), nair2010 (rectified hidden units), salakhutdinov2009 (doubled), hinton2010 (how to
-train it; the sections named below are that guide's).
+(centring), melchior2017 (Gaussian visible units, and where their RBM starts), nair2010 (rectified hidden units),
+salakhutdinov2009 (doubled), hinton2010 (how to train it; the sections named below are that guide's).
 
 Visible units v and hidden units h with W [visible, hidden], vbias [visible] = c, hbias [hidden] = b; here binary ones:
 
@@ -55,6 +55,7 @@ block at once where everything, parameters and buffers too, has them for a furth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
@@ -149,6 +150,7 @@ class RBM(Conditionals, nn.Module):
         fast_rate: float = 0.0,
         centred: bool = False,
         weight_scale: float = 0.01,
+        initial_odds: float | None = None,
         sparsity_target: float = 0.0,
         sparsity_cost: float = 0.0,
         doubled: Doubled = "none",
@@ -162,6 +164,7 @@ class RBM(Conditionals, nn.Module):
         self.fast_rate = fast_rate
         self.centred = centred
         self.weight_scale = weight_scale
+        self.initial_odds = initial_odds
         self.sparsity_target = sparsity_target
         self.sparsity_cost = sparsity_cost
         self.W = nn.Parameter(torch.zeros(visible, hidden))
@@ -181,10 +184,16 @@ class RBM(Conditionals, nn.Module):
         """Section 8: small normal weights, hidden biases 0, visible biases that give the data's `mean` [visible].
 
         The biases of a centred RBM are so in its own parameters, with the means of either side's units as offsets.
+        With `initial_odds`, hidden biases are such that p(one unit on) / p(none on) is that: where weights are large,
+        biases of 0 would put most of the probability where many units are on, far from the data (melchior2017).
         """
         self.W.normal_(0.0, self.weight_scale, generator=generator)
         self.hbias.zero_()
         self.vbias.copy_(self.visible_units.bias_for(mean))
+        if self.initial_odds is not None:
+            none_on = self.visible_units.log_normaliser(torch.zeros_like(self.vbias), self.vbias)
+            one_on = self.visible_units.log_normaliser(self.W.mT, self.vbias)  # [hidden]
+            self.hbias.copy_(math.log(self.initial_odds) + none_on - one_on)
         if self.centred:
             self.visible_offset.copy_(mean)
             self.hidden_offset.copy_(self.hidden_units.mean(self.hbias))

@@ -92,8 +92,8 @@ class Gradients(FigureSpec):
 
 
 class Landscape(FigureSpec):
-    """The density over the plane, a panel a variant: of a model of kind energy, or of an RBM by the measure `landscape`.
-    """
+    """The density over the plane, a panel a variant: of a model of kind energy, or of an RBM by the measure of that
+    name."""
 
     implementation: ClassVar[str] = "dlpipe.figures.landscapes:draw"
     kind: Literal["landscape"] = "landscape"

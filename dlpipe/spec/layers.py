@@ -78,6 +78,12 @@ class Rbm(LayerSpec):
     weight_scale: PositiveFloat = Field(
         0.01, description="standard deviation of the initial weights (Hinton 2010, section 8)"
     )
+    initial_odds: PositiveFloat | None = Field(
+        None,
+        description="initial probability of the state with one hidden unit on over that with none, for large initial "
+        "weights (Melchior et al. 2017); hidden biases start at 0 if absent",
+        exclude_if=lambda odds: odds is None,  # so that other starts are declared, and digested, as before
+    )
     sparsity_target: Probability = Field(
         0.0, description="desired mean activity of a hidden unit; without effect at cost 0"
     )
@@ -102,6 +108,12 @@ class Rbm(LayerSpec):
                 f"sparsity is for binary hidden units, whose mean is a probability, not for {self.hidden_units} ones",
                 "sparsity_cost",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _odds_are_of_binary_units(self) -> Rbm:
+        if self.initial_odds is not None and (self.hidden_units != "bernoulli" or self.centred):
+            raise misuse("initial_odds sets the biases of binary hidden units that are not centred", "initial_odds")
         return self
 
     @model_validator(mode="after")

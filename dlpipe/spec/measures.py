@@ -130,7 +130,8 @@ class KlDivergence(MeasureSpec):
     def unfit(self, subject: LayerSpec | ModelSpec, dataset: DatasetSpec) -> str | None:
         unfit = _no_density_in_the_plane(self, subject, dataset)
         if unfit is None and isinstance(dataset, Plane) and not dataset.density_is_known:
-            unfit = f"kl_divergence asks for a density in closed form, with scaling none: {dataset.slug} has none"
+            drawn = f"shape {dataset.shape} with scaling {dataset.scaling}"
+            unfit = f"kl_divergence asks for points whose density has a closed form, which {drawn} has not"
         return unfit
 
 
@@ -200,7 +201,7 @@ def _no_density_in_the_plane(
     measure: Landscape | KlDivergence, subject: LayerSpec | ModelSpec, dataset: DatasetSpec
 ) -> str | None:
     if not (isinstance(subject, Rbm) and subject.visible_units == "gaussian"):
-        what = f"one with {subject.visible_units} ones" if isinstance(subject, Rbm) else f"of kind {subject.slug}"
+        what = "one with binary ones" if isinstance(subject, Rbm) else f"of kind {subject.slug}"
         return f"{measure.kind} is a measure of an RBM with Gaussian visible units; what is measured here is {what}"
     if subject.hidden_units != "bernoulli":
         return f"{measure.kind} is for binary hidden units; this layer's are {subject.hidden_units}"

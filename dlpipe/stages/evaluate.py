@@ -77,7 +77,8 @@ class Evaluation:
                 table.append((seed, DIVERGED, float(seed in self.diverged)))
             times.append((seed, "train_seconds", self._seconds(seed)))
         outputs = self._outputs(measured) if measured else {}
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in outputs.items()}
+        # Copies: several may be windows on the same test examples, and a file has no tensors that share memory.
+        tensors = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in outputs.items()}
         with draft.tensors("outputs.safetensors") as path:
             save_file(tensors, path)
         (draft.folder / "metrics.csv").write_text(history.to_csv(METRICS, table), encoding="utf-8")

@@ -47,6 +47,16 @@ def own(units: Units, u: Tensor, bias: Tensor) -> Tensor:
     return -u @ bias if units.binary else 0.5 * torch.sum((u - bias) ** 2, dim=1)
 
 
+@pytest.mark.parametrize("visible_units", ["bernoulli", "gaussian"])
+def test_a_hidden_unit_starts_with_the_odds_that_are_asked_for(visible_units: str) -> None:
+    layer = RBM(4, 3, visible_units=visible_units, weight_scale=1.0, initial_odds=0.1).double()  # type: ignore[arg-type]
+    layer.initialise(torch.tensor([0.2, 0.5, 0.7, 0.9], dtype=torch.float64), generator())
+    none_on, one_on = layer._log_weight(torch.zeros(1, 3).double()), layer._log_weight(torch.eye(3).double())
+    torch.testing.assert_close(
+        (one_on - none_on).exp().detach(), torch.full((3,), 0.1, dtype=torch.float64), **ROUNDING
+    )
+
+
 def gradients(layer: RBM) -> dict[str, Tensor]:
     return {name: parameter.grad.clone() for name, parameter in layer.named_parameters() if parameter.grad is not None}
 

@@ -50,13 +50,12 @@ def mixture() -> Mixture:
 
 
 def trained(points: Tensor, seed: int) -> RBM:
-    """By PCD-1. CD-1 would not do: its reconstructions are means, which lack the noise (docs/systems/rbm.md)."""
+    """By PCD-1, from the tutorial's start. CD-1 would not do: its reconstructions are means, which lack the noise
+    (docs/systems/rbm.md)."""
     v = (points / DEVIATION).float()
-    layer = RBM(2, 4, visible_units="gaussian", persistent=True, chains=BATCH, weight_scale=1.0)
+    start = {"weight_scale": 1.0, "initial_odds": 0.1}
+    layer = RBM(2, 4, visible_units="gaussian", persistent=True, chains=BATCH, **start)
     layer.initialise(v.mean(0), generator(seed))
-    with torch.no_grad():  # the tutorial's: each unit alone on has a tenth of the weight of all off
-        centre = layer.vbias.unsqueeze(1)
-        layer.hbias.copy_(-0.5 * ((layer.W + centre) ** 2 - centre**2).sum(0) + math.log(0.1))
     batches = [
         batch
         for epoch in range(EPOCHS)

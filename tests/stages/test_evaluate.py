@@ -15,11 +15,13 @@ from dlpipe.layers.rbm import RBM
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime.data import load_weights
 from dlpipe.runtime.streams import stream
-from dlpipe.spec.measures import Fantasies, LogLikelihood, StepsUntil
+from dlpipe.spec.datasets import Plane
+from dlpipe.spec.measures import Fantasies, KlDivergence, Landscape, LogLikelihood, StepsUntil
 from dlpipe.stages import evaluate, finetune, pretrain
 from dlpipe.tasks.base import Measured
 from dlpipe.tasks.classification import Classification
 from tests.stages.small import CLASSES, SHAPE, evaluate_stage, finetune_stage, prepared, pretrain_stage
+from tests.stages.test_prepare import make
 
 LABELLED = 60
 
@@ -115,6 +117,32 @@ def test_fantasies_are_pictures_of_the_first_seeds_layer(tmp_path: Path) -> None
     rbm = RBM(16, 8)
     load_weights(rbm, store.read("pretrain", layer.id), 0)
     torch.testing.assert_close(fantasies, rbm.sample(7, 5, stream(0, "evaluate/fantasies")).reshape(7, *SHAPE))
+
+
+def test_a_gaussian_rbm_in_the_plane_is_set_against_what_its_points_are_drawn_from(tmp_path: Path) -> None:
+    """The divergence is the gap between the two log-likelihoods; the figure's density is the first seed's."""
+    store = Store(tmp_path / "data", tmp_path / "results")
+    plane = Plane(shape="ica_mixture", scale=1.5, train=400, test=3000)
+    data = make(plane, store).stage.id
+    pretrain.run(layer := pretrain_stage(data, {"kind": "rbm", "visible_units": "gaussian"}, units=3), store)
+    model = {"kind": "mlp", "units": [3]}
+    finetune.run(phase := finetune_stage(data, (layer.id,), model=model, train="none"), store)
+    plain = evaluate_stage(phase, (layer.id,))
+    declared = [each.model_dump(mode="json") for each in (LogLikelihood(), KlDivergence(), Landscape())]
+    stage = Stage(plain.rule, plain.name, {**plain.spec, "measures": declared}, plain.inputs, plain.seeds, {})
+    artifact = evaluate.run(stage, store)
+    found, outputs = values(artifact), load_file(artifact.path("outputs.safetensors"))
+    test = load_file(store.read("prepare", data).path("data.safetensors"))["test.inputs"].double()
+    turn = math.pi / 6
+    first = test @ torch.tensor([math.cos(turn), math.sin(turn)]).double()
+    second = test @ torch.tensor([-math.sin(turn), math.cos(turn)]).double()
+    true = -math.sqrt(2) / 1.5 * (first.abs() + second.abs()) - math.log(2 * 1.5**2)
+    for seed in (0, 1):
+        gap = float(true.mean()) - found[seed, "test_log_likelihood"]
+        assert found[seed, "test_kl_divergence"] == pytest.approx(gap, abs=1e-5)  # free energies there are float32
+    assert outputs["density"].shape == (150, 150)
+    assert torch.equal(outputs["density_points"], test[:1000].float())
+    assert (0, "valid_kl_divergence") not in found
 
 
 def values(artifact: Artifact) -> dict[tuple[int, str], float]:
