@@ -8,6 +8,7 @@ rule finetune:
         WORK.log("finetune"),
     benchmark:
         WORK.benchmark("finetune")
+    priority: 1  # before any evaluation, for which nothing waits but the report
     threads: WORK.cores
     resources:
         mem_mb=WORK.resource("mem_mb"),

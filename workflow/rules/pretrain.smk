@@ -8,6 +8,7 @@ rule pretrain:
         WORK.log("pretrain"),
     benchmark:
         WORK.benchmark("pretrain")
+    priority: 2  # what most waits for: layers, and what is trained from them
     threads: WORK.cores
     resources:
         mem_mb=WORK.resource("mem_mb"),
