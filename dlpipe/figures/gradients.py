@@ -37,7 +37,7 @@ def draw(*, data: FigureData, title: str | None, where: Mapping[str, str]) -> Pi
     figure.supxlabel("steps back", size=9)
     figure.supylabel("norm, relative to the first", size=9)
     left_out = len(variants) - MOST_LINES
-    more = f" {left_out} more variants are not shown." if left_out > 0 else ""
+    more = f" Not shown for want of room: {left_out} more." if left_out > 0 else ""
     caption = (
         "Norm of the gradient of the last output by the state so many steps before. Line: geometric mean over seeds. "
         f"Band: from the lowest to the highest seed.{more}"
