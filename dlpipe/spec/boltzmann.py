@@ -15,29 +15,34 @@ from dlpipe.spec.tasks import Classification, Generative, TaskSpec
 BINARY_RBMS = "RBMs with binary units on both sides"
 
 
-class Dbn(ModelSpec):
+class OfRbms(ModelSpec):
+    """What both have in common."""
+
+    generative: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
+    units: Annotated[tuple[PositiveInt, ...], Many] = Field(
+        min_length=1, description="hidden units, from the layer above the input upwards"
+    )
+
+    @property
+    def slug(self) -> str:
+        return f"{self.kind}{'-'.join(map(str, self.units))}"  # type: ignore[attr-defined]
+
+    @property
+    def layer_units(self) -> tuple[int, ...]:
+        return self.units
+
+
+class Dbn(OfRbms):
     """Deep belief network: an RBM on top, with labels, above layers that are directed down (Hinton, Osindero and Teh
     2006). Its own task, `generative`, is the up-down algorithm; for `classification` its logits are the free energy."""
 
     implementation: ClassVar[str] = "dlpipe.models.deep_belief_network:DeepBeliefNetwork"
     kind: Literal["dbn"] = "dbn"
-    generative: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
-    units: Annotated[tuple[PositiveInt, ...], Many] = Field(
-        min_length=1, description="hidden units, from the layer above the input up to the top RBM's"
-    )
     labels: bool = Field(True, description="the top RBM sees the label beside the layer below it")
     gibbs_steps: PositiveInt = Field(
         3, description="in the top RBM, between the wake and the sleep phase of the up-down algorithm"
     )
-
-    @property
-    def slug(self) -> str:
-        return "dbn" + "-".join(map(str, self.units))
-
-    @property
-    def layer_units(self) -> tuple[int, ...]:
-        return self.units
 
     def unfit(self, task: TaskSpec) -> str | None:
         if isinstance(task, Generative) or (isinstance(task, Classification) and self.labels):
@@ -76,28 +81,15 @@ class Dbn(ModelSpec):
         return sum(below), top + outputs * self.units[-1] * self.labels
 
 
-class Dbm(ModelSpec):
+class Dbm(OfRbms):
     """Deep Boltzmann machine: layers of binary units, joined in both directions (Salakhutdinov and Hinton 2009). Its
     own task, `generative`, is joint training; for `classification` it is a network that sees its mean field too."""
 
     implementation: ClassVar[str] = "dlpipe.models.deep_boltzmann_machine:DeepBoltzmannMachine"
     kind: Literal["dbm"] = "dbm"
-    generative: ClassVar[bool] = True
-    bounded: ClassVar[bool] = True
-    units: Annotated[tuple[PositiveInt, ...], Many] = Field(
-        min_length=1, description="hidden units, from the layer above the input upwards"
-    )
     mean_field_steps: PositiveInt = Field(10, description="updates of every layer's means, after a first pass upwards")
     gibbs_steps: PositiveInt = Field(5, description="of the persistent chains, an update of joint training")
     chains: PositiveInt = Field(100, description="number of persistent chains")
-
-    @property
-    def slug(self) -> str:
-        return "dbm" + "-".join(map(str, self.units))
-
-    @property
-    def layer_units(self) -> tuple[int, ...]:
-        return self.units
 
     def unfit(self, task: TaskSpec) -> str | None:
         if isinstance(task, Generative | Classification):
