@@ -22,8 +22,7 @@ class Landscape:
 
     def __call__(self, layer: RBM, inputs: Mapping[str, Tensor], generator: torch.Generator) -> Measured:
         """`inputs`: the splits [N, 2] by name, `train` and `test` among them."""
-        rbm, test = in_float64(layer), inputs["test"]
-        log_z = log_partition(rbm.free_energy, box_around(inputs["train"].double()))
+        (rbm, log_z), test = normalised(layer, inputs), inputs["test"]
         shown = box_around(test[:SHOWN].double())  # of heavy tails, many training points are far outside of it
         return Measured({}, tensors=landscape(rbm.free_energy, log_z, shown, test))
 
@@ -31,7 +30,7 @@ class Landscape:
 class KlDivergence:
     """From the density p that the data are drawn from to the RBM's q: the mean of log p - log q over points of p.
 
-    No q has less than 0, but for the finite number of points: an estimate has the standard error of that mean.
+    It is never below 0; its estimate may be, by the standard error of that mean over finitely many points.
     """
 
     def __call__(
@@ -45,11 +44,16 @@ class KlDivergence:
 
         Metrics in nats: `test_kl_divergence`, …, of each split that is not empty.
         """
-        rbm = in_float64(layer)
-        log_z = log_partition(rbm.free_energy, box_around(inputs["train"].double()))
+        rbm, log_z = normalised(layer, inputs)
         metrics = {}
         for name, v in inputs.items():
             if len(v):
                 log_q = -mean_of(rbm.free_energy, v.double()) - log_z
                 metrics[f"{name}_kl_divergence"] = mean_of(log_density, v) - log_q
         return Measured(metrics)
+
+
+def normalised(layer: RBM, inputs: Mapping[str, Tensor]) -> tuple[RBM, float]:
+    """The RBM in float64, and its log Z in nats by quadrature over a box around the training points."""
+    rbm = in_float64(layer)
+    return rbm, log_partition(rbm.free_energy, box_around(inputs["train"].double()))

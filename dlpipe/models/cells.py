@@ -351,8 +351,8 @@ def draw(
 
 def between(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
     """(1 - share) * start + share * end. In bfloat16 the products are, but a state stays in float32."""
-    kind = torch.promote_types(start.dtype, end.dtype)
-    return torch.lerp(start.to(kind), end.to(kind), share.to(kind))
+    dtype = torch.promote_types(start.dtype, end.dtype)
+    return torch.lerp(start.to(dtype), end.to(dtype), share.to(dtype))
 
 
 def library(kernel: Callable[..., Any], x: Tensor, state: State, weights: Sequence[Tensor]) -> tuple[Tensor, State]:
@@ -362,9 +362,9 @@ def library(kernel: Callable[..., Any], x: Tensor, state: State, weights: Sequen
     where torch's autocast has cuDNN compute in float16, whatever it is asked for, and nothing here scales the loss.
     """
     hx: Any = [part[None] for part in state] if len(state) > 1 else state[0][None]
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind) and (kind != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        with torch.autocast(kind, enabled=False):
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and (device != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        with torch.autocast(device, enabled=False):
             return library(kernel, x.float(), tuple(part.float() for part in state), weights)
     with warnings.catch_warnings():
         # cuDNN wants its weights in one piece of memory and copies them into one, which costs less than a step does.

@@ -13,7 +13,7 @@ from dlpipe.datasets.digits import Digits
 from dlpipe.layers.rbm import RBM
 from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.jobs import Job
-from dlpipe.runtime.loop import from_cleared, train
+from dlpipe.runtime.loop import train
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.datasets import Digits as DigitsSpec
 from dlpipe.spec.training import TrainingSpec
@@ -46,7 +46,7 @@ def learned(v: Tensor, seed: int, precision: str) -> RBM:
         }
     )
     batches = Shuffled((v,))
-    train(Job(layer, from_cleared(layer, layer.step), dict, batches, stage="s", phase="p", seed=seed), training)
+    train(Job(layer, layer.step, dict, batches, stage="s", phase="p", seed=seed), training)
     return layer
 
 
