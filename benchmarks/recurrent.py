@@ -6,8 +6,9 @@ Ours is the whole of the training loop as `dlpipe finetune` runs it, with the mo
 `language_model`. It is compared with what PyTorch's example word_language_model does, written here anew: a model of
 nn.Embedding, nn.LSTM (or nn.GRU, nn.RNN) and nn.Linear, log_softmax, NLLLoss, the state detached between the windows,
 `clip_grad_norm_`, and parameters that are moved by minus the rate times the gradient. Both read the same random tokens
-in the same windows, with gradients clipped at 0.25; neither validates. `readable` is ours with the cells step by step,
-in place of the library's kernels; `logits` is ours with torch's cross_entropy, which needs memory of its own.
+in the same windows, with gradients clipped at 0.25; neither validates. `bfloat16` is ours with that precision,
+`readable` with the cells step by step, in place of the library's kernels; `logits` is ours with torch's cross_entropy,
+which needs memory of its own.
 
 Each contestant has a process of its own, because settings of the process are part of ours (freed memory is kept), and
 one thread; its processor's seconds are counted, on which other work on the machine bears less than on the clock's. They
@@ -75,7 +76,7 @@ def some_tokens(size: Size, steps: int) -> Tensor:
     return torch.randint(size.tokens, (size.batch * size.unroll * steps + 1,), generator=stream(0, "benchmark"))
 
 
-def ours(size: Size, steps: int, device: torch.device = CPU) -> Steps:
+def ours(size: Size, steps: int, device: torch.device = CPU, precision: str = "float32") -> Steps:
     options: dict[str, Any] = {"reset_after": True} if size.cell == "gru" else {}
     model = Recurrent(
         size.tokens,
@@ -98,6 +99,7 @@ def ours(size: Size, steps: int, device: torch.device = CPU) -> Steps:
         "optimizer": {"kind": "sgd", "learning_rate": LEARNING_RATE / size.unroll},
         "batch_size": size.batch,
         "clip_norm": CLIP * size.unroll,
+        "precision": precision,
     }
     training = TrainingSpec.model_validate(declared)
 
@@ -162,6 +164,7 @@ def example(size: Size, steps: int, device: torch.device = CPU) -> Steps:
 
 CONTESTANTS: dict[str, Callable[[Size, int], Steps]] = {
     "ours": ours,
+    "bfloat16": partial(ours, precision="bfloat16"),
     "readable": readable,
     "logits": logits,
     "example": example,
@@ -189,10 +192,8 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     options = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, one thread")
-    print(
-        f"{'thousand tokens a second':26}" + "".join(f"{name:>10}" for name in CONTESTANTS) + "  ours/example",
-        flush=True,
-    )
+    names = "".join(f"{name:>10}" for name in CONTESTANTS)
+    print(f"{'thousand tokens a second':26}{names}  ours/example  bfloat16/example", flush=True)
     context = multiprocessing.get_context("spawn")
     turns, processes = {}, []
     for name in CONTESTANTS:
@@ -209,7 +210,8 @@ def main() -> None:
                 s[name] = min(s[name], seconds) if number else s[name]
         thousands = size.batch * size.unroll * options.steps / 1000
         speeds = "".join(f"{thousands / s[name]:10.1f}" for name in CONTESTANTS)
-        print(f"{label:26}{speeds}{s['example'] / s['ours']:14.2f}", flush=True)
+        ratios = f"{s['example'] / s['ours']:14.2f}{s['example'] / s['bfloat16']:18.2f}"
+        print(f"{label:26}{speeds}{ratios}", flush=True)
     for turn in turns.values():
         turn.send("")
     for process in processes:
