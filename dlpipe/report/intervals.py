@@ -32,7 +32,7 @@ def interval_marks(judgement: Judgement) -> list[IntervalMark | None]:
         band: tuple[float, float] | None = (claim.value - claim.tolerance, claim.value + claim.tolerance)
     else:
         reference = 0.0
-        band = (0.0, claim.margin) if claim.margin > 0 else None
+        band = (min(0.0, claim.margin), max(0.0, claim.margin)) if claim.margin else None
     ends = [end for part in judgement.parts for end in _ends(part)]
     if not ends:
         return [None] * len(judgement.parts)

@@ -266,11 +266,10 @@ def _judge_gain(claim: Claim, levels: Levels, sides: Sequence[Mapping[int, float
     gains = [math.fsum(s * side[seed] for s, side in zip(signs, sides, strict=False)) for seed in seeds]
     magnitude = max(abs(value) for side in sides for value in side.values())
     result = estimate(gains, magnitude=magnitude)
-    slack = ROUNDING * max(magnitude, claim.margin)
+    slack = ROUNDING * max(magnitude, abs(claim.margin))
     verdict = _verdict_of_gain(result, claim.margin, slack)
     ours, theirs = (math.fsum(side.values()) / len(side) for side in sides[:2])
-    describe = _describe_growth if claim.grows is not None else _describe_gain
-    reason = _with_caveat(describe(claim, result), result, claim, verdict)
+    reason = _with_caveat(_describe_gain(claim, result), result, claim, verdict)
     return Part(levels, verdict, reason, result, seeds, ours, theirs)
 
 
@@ -314,13 +313,16 @@ def _verdict_of_value(ours: Estimate, value: float, tolerance: float, *, lower_i
 # Sentences
 
 
+def _directions(claim: Claim) -> tuple[str, str]:
+    """What is good, and what is not."""
+    if claim.grows is not None:
+        return "larger", "smaller"
+    return ("lower", "higher") if claim.lower_is_better else ("higher", "lower")
+
+
 def _describe_gain(claim: Claim, gain: Estimate) -> str:
-    better, worse = ("lower", "higher") if claim.lower_is_better else ("higher", "lower")
-    return _describe(gain, difference_unit(claim.metric), better, worse)
-
-
-def _describe_growth(claim: Claim, growth: Estimate) -> str:
-    return f"the gain is {_describe(growth, difference_unit(claim.metric), 'larger', 'smaller')}"
+    text = _describe(gain, difference_unit(claim.metric), *_directions(claim))
+    return text if claim.grows is None else f"the gain is {text}"
 
 
 def _describe(gain: Estimate, unit: str, better: str, worse: str) -> str:
@@ -348,10 +350,12 @@ def _with_caveat(text: str, result: Estimate, claim: Claim, verdict: Verdict) ->
     """Adds why an inconclusive result is none, and the margin where it decides."""
     if result.n < FEWEST_SEEDS:
         return f"{text}; a verdict needs at least {FEWEST_SEEDS} seeds"
-    if claim.value is None and claim.margin > 0:
+    if claim.value is None and claim.margin:
         unit = difference_unit(claim.metric)
-        unit = "point" if unit == "points" and claim.margin == 1 else unit
-        text += f"; the claim asks for more than {with_unit(_plain(claim.margin), unit)}"
+        unit = "point" if unit == "points" and abs(claim.margin) == 1 else unit
+        size = with_unit(_plain(abs(claim.margin)), unit)
+        text += f"; the claim {'asks for more' if claim.margin > 0 else 'allows less'} than {size}"
+        text += "" if claim.margin > 0 else f" {_directions(claim)[1]}"
     if claim.value is not None and verdict == "inconclusive" and claim.tolerance is not None:
         half = result.half_width
         if half is not None and half > claim.tolerance:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
-from dlpipe.spec.base import Many, NonNegativeFloat, OneOrMany, PositiveFloat, Spec, misuse
+from dlpipe.spec.base import Many, OneOrMany, PositiveFloat, Spec, misuse
 
 
 def _as_text(value: object) -> object:
@@ -51,7 +51,11 @@ class Claim(Spec):
         None, description="another metric of the same runs that `metric` is compared with, such as a baseline's"
     )
     for_each: OneOrMany[str] | None = Field(None, description="axes at whose every level it must hold")
-    margin: NonNegativeFloat = Field(0.0, description="smallest gain that counts, in the metric's unit")
+    margin: FiniteFloat = Field(
+        0.0,
+        description="smallest gain that counts, in the metric's unit; below 0: the largest loss that does not, for a "
+        "claim that one is no worse than the other",
+    )
     grows: Growth | None = None
     value: float | None = Field(None, description="the paper's value, in the metric's unit")
     tolerance: PositiveFloat | None = None

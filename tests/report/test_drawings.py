@@ -84,3 +84,12 @@ def test_marks_of_a_claim_have_one_scale() -> None:
     assert (first.reference, first.high) == (PADDING, WIDTH - PADDING)  # 0 and 5 are the ends of the scale
     assert first.band == (PADDING, pytest.approx(PADDING + (WIDTH - 2 * PADDING) * 2 / 5, abs=0.05))  # rounded to 0.1
     assert (third.mean, third.low) == (PADDING, None)
+
+
+def test_the_band_of_a_margin_below_0_is_on_the_other_side() -> None:
+    claim = Claim.model_validate({"says": "x", "compare": {"a": "b"}, "with": {"a": "c"}, "margin": -1.0})
+    (mark,) = interval_marks(
+        Judgement(claim, "reproduced", "", (Part({}, "reproduced", "", Estimate(3, 0.5, 0.0, 1.0)),))
+    )
+    assert mark is not None
+    assert mark.band == (PADDING, mark.reference) == (PADDING, WIDTH / 2)

@@ -88,6 +88,10 @@ def test_seeds_are_paired_by_number_not_by_order() -> None:
         ([0.0, 0.0, 0.0], 0.0, "not reproduced"),  # no gain at all, with certainty
         ([0.3, 0.3, 0.3], 0.3, "not reproduced"),  # exactly the margin is not above it
         ([0.3, 0.3, 0.3], 0.29, "reproduced"),
+        ([-1.0, -1.1, -0.9], -1.25, "reproduced"),  # worse, but by less than is allowed
+        ([-1.0, -1.1, -0.9], -1.1, "inconclusive"),
+        ([-1.0, -1.1, -0.9], -0.75, "not reproduced"),
+        ([-0.3, -0.3, -0.3], -0.3, "not reproduced"),
         ([1.0, 1.1], 0.0, "inconclusive"),
         ([1.0], 0.0, "inconclusive"),
         ([1.0, -1.0, 0.1], 0.0, "inconclusive"),
@@ -95,6 +99,15 @@ def test_seeds_are_paired_by_number_not_by_order() -> None:
 )
 def test_verdict_of_a_gain(values: Sequence[float], margin: float, verdict: str) -> None:
     assert gains(values, margin=margin).verdict == verdict
+
+
+def test_a_margin_is_told_in_the_sentence() -> None:
+    assert gains([2.0, 2.2, 1.8], margin=1).reason == (
+        "2.00 points lower, 95 % interval 1.50 to 2.50, n = 3; the claim asks for more than 1 point"
+    )
+    assert gains([-0.5, -0.6, -0.4], margin=-1).reason == (
+        "0.50 points higher, 95 % interval 0.25 to 0.75, n = 3; the claim allows less than 1 point higher"
+    )
 
 
 def test_rounding_error_decides_nothing() -> None:
