@@ -106,6 +106,8 @@ class Dbm(OfRbms):
         wanted = "none" if lowest == top else "up" if lowest else "down"
         if layer.doubled == wanted:
             return None
+        if lowest and top:
+            return f"doubled is {layer.doubled} and must be none: there is no other layer to make up for"
         return (
             f"doubled is {layer.doubled} and must be {wanted}: of the layers of a dbm it is up in the lowest, down in "
             "the top one, none in any other"
