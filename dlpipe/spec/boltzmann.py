@@ -19,6 +19,7 @@ class OfRbms(ModelSpec):
     """What both have in common."""
 
     generative: ClassVar[bool] = True
+    binary_inputs: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
     units: Annotated[tuple[PositiveInt, ...], Many] = Field(
         min_length=1, description="hidden units, from the layer above the input upwards"

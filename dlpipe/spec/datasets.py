@@ -28,6 +28,8 @@ class DatasetSpec(Component):
     """Whether the data are sequences, whose steps come one after another."""
     tokens: ClassVar[bool] = False
     """Whether a step is a token out of a vocabulary, and not numbers."""
+    can_be_scaled: ClassVar[bool] = False
+    """Whether `scaling: unit` brings its inputs into [0, 1]."""
 
     train: PositiveInt | None = Field(None, description="training examples; all that are left if absent")
     valid: NonNegativeInt | None = Field(None, description="validation examples")
@@ -46,6 +48,23 @@ class DatasetSpec(Component):
         return None
 
     @property
+    def in_unit_interval(self) -> bool:
+        """Whether all inputs lie in [0, 1], as probabilities do; a kind that does not say is taken for such."""
+        return True
+
+    def unfit_for(self, what: str, instead: str | None = None) -> str | None:
+        """Why it is not for what takes inputs for probabilities, and what to set; None if it is.
+
+        `instead`: the setting by which `what` takes others.
+        """
+        if self.in_unit_interval:
+            return None
+        scaled = "dataset.scaling to unit" if self.can_be_scaled else None
+        ways = ", or ".join(way for way in (scaled, instead) if way)
+        advice = f"set {ways}" if ways else "take other data"
+        return f"{what} inputs in [0, 1], and {self.kind} has others: {advice}"  # type: ignore[attr-defined]
+
+    @property
     def slug(self) -> str:
         """For the names of artifacts, such as `mnist-10000`."""
         return _joined(self.kind, self.train)
@@ -56,6 +75,7 @@ class ExampleSet(DatasetSpec):
     in turn, so that the first n are nearly balanced whatever n is."""
 
     FINETUNE_FIELDS: ClassVar[frozenset[str]] = frozenset({"labelled"})
+    can_be_scaled: ClassVar[bool] = True
 
     train: PositiveInt | None = Field(
         None, description="training examples, with or without label; all that are left if absent"
@@ -106,6 +126,10 @@ class ExampleSet(DatasetSpec):
     def grey(self) -> bool:
         """Whether the inputs are more than on or off."""
         return self.scaling not in ("binary", "sampled")
+
+    @property
+    def in_unit_interval(self) -> bool:
+        return self.scaling == "unit" or not self.grey
 
     @property
     def slug(self) -> str:
@@ -166,6 +190,7 @@ class Images(ExampleSet):
 class Generated(ExampleSet):
     """Examples that are drawn, not downloaded: as many as are asked for, of real numbers that may have any size."""
 
+    can_be_scaled: ClassVar[bool] = False
     train: PositiveInt = Field(2000, description="training examples, with or without label")
     test: PositiveInt = Field(1000, description="test examples")
     split_seed: NonNegativeInt = Field(

@@ -138,6 +138,8 @@ class Experiment(Spec):
     def _tasks_fit(self) -> Experiment:
         for position, phase in enumerate(self.phases):
             unfit = self.model.unfit(phase.task) or phase.task.unfit(self.dataset)
+            if unfit is None and self.model.binary_inputs and isinstance(phase.task, tasks.Generative):
+                unfit = self.dataset.unfit_for(f"the units of a {self.model.kind} are binary and take")
             if unfit is not None:
                 where = ("finetune", position) if isinstance(self.finetune, tuple) else ("finetune",)
                 raise misuse(unfit, *where, "task")
@@ -150,8 +152,9 @@ class Experiment(Spec):
         recipes = [self.recipe(position) for position in range(len(self.layer_units))]
         for position, recipe in enumerate(recipes):
             unfit = self.model.unfit_layer(position, recipe.layer)
-            if unfit is None and position > 0:
-                unfit = recipe.layer.unfit_above(recipes[position - 1].layer)
+            if unfit is None:
+                below = recipes[position - 1].layer if position > 0 else None
+                unfit = recipe.layer.unfit_data(self.dataset) if below is None else recipe.layer.unfit_above(below)
             if unfit is not None:
                 where = ("pretrain", position) if isinstance(self.pretrain, tuple) else ("pretrain",)
                 raise misuse(f"layer {position + 1}: {unfit}", *where, "layer")

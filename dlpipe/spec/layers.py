@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dlpipe.spec.base import Component, NonNegativeFloat, PositiveFloat, PositiveInt, Probability, misuse
+from dlpipe.spec.datasets import DatasetSpec
 
 
 class LayerSpec(Component):
@@ -30,6 +31,10 @@ class LayerSpec(Component):
     def activation(self) -> Literal["sigmoid", "relu", "linear"]:
         """Of the units of a network that it is unrolled into."""
         return "sigmoid"
+
+    def unfit_data(self, dataset: DatasetSpec) -> str | None:
+        """Why it cannot be the lowest layer, trained on such data as they are; None if it can."""
+        return None
 
     def unfit_above(self, below: LayerSpec) -> str | None:
         """Why it cannot be trained on what such a layer makes of the data; None if it can."""
@@ -138,6 +143,11 @@ class Rbm(LayerSpec):
         activations = {"bernoulli": "sigmoid", "gaussian": "linear", "relu": "relu"}
         return activations[self.hidden_units]
 
+    def unfit_data(self, dataset: DatasetSpec) -> str | None:
+        if self.visible_units != "bernoulli":
+            return None
+        return dataset.unfit_for("binary visible units take", "visible_units to gaussian")
+
     def unfit_above(self, below: LayerSpec) -> str | None:
         if self.visible_units == "bernoulli" and below.activation != "sigmoid":
             return f"the {below.activation} units below are no probabilities: this layer needs visible_units gaussian"
@@ -163,6 +173,14 @@ class LabelRbm(LayerSpec):
     weight_scale: PositiveFloat = Field(
         0.01, description="standard deviation of the initial weights (Hinton 2010, section 8)"
     )
+
+    def unfit_data(self, dataset: DatasetSpec) -> str | None:
+        return dataset.unfit_for("the binary visible units of a label_rbm take")
+
+    def unfit_above(self, below: LayerSpec) -> str | None:
+        if below.activation != "sigmoid":
+            return f"the {below.activation} units below are no probabilities: a label_rbm needs sigmoid ones below it"
+        return None
 
     @property
     def products(self) -> int:
@@ -213,6 +231,11 @@ class Autoencoder(LayerSpec):
     @property
     def activation(self) -> Literal["sigmoid", "relu", "linear"]:
         return self.hidden_units
+
+    def unfit_data(self, dataset: DatasetSpec) -> str | None:
+        if self.reconstruction != "cross_entropy":
+            return None
+        return dataset.unfit_for("a reconstruction by cross_entropy takes", "reconstruction to squared")
 
     def unfit_above(self, below: LayerSpec) -> str | None:
         if self.reconstruction == "cross_entropy" and below.activation != "sigmoid":

@@ -18,6 +18,8 @@ class ModelSpec(Component):
     family: ClassVar[str] = "model"
     generative: ClassVar[bool] = False
     """Whether it is a model of its inputs, with an objective of its own: what the task `generative` trains."""
+    binary_inputs: ClassVar[bool] = False
+    """Whether what it generates are probabilities of units that are on or off: its own objective is for no others."""
     bounded: ClassVar[bool] = False
     """Whether its log-likelihood has a variational bound with the log Z of an RBM."""
     takes_pictures: ClassVar[bool] = False

@@ -74,6 +74,11 @@ class Reconstruction(TaskSpec):
         "cross_entropy", description="cross_entropy: sigmoid output, for inputs in [0, 1]; squared: linear output"
     )
 
+    def unfit(self, dataset: DatasetSpec) -> str | None:
+        if unfit := super().unfit(dataset):
+            return unfit
+        return dataset.unfit_for("the loss cross_entropy takes", "loss to squared") if self.loss != "squared" else None
+
 
 class Generative(TaskSpec):
     """The model's own objective as a model of its inputs, such as their likelihood; its metrics are the model's own."""

@@ -15,6 +15,8 @@ from dlpipe.spec.problems import Mark, SpecError
 from dlpipe.spec.variants import LoadedExperiment, Variant
 from tests.spec.conftest import BASE, EXAMPLE, Write
 
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "config" / "experiments").rglob("*.yaml"))
+
 
 def messages(path: Path, **how: object) -> list[str]:
     with pytest.raises(SpecError) as caught:
@@ -249,6 +251,11 @@ def test_experiments_are_found_by_name(write: Write, tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{root}: 2 experiments are called 'depth'\n    name one: attention/depth or pretraining/depth"
     )
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_experiments_that_come_along_are_sound_at_every_scale(path: Path) -> None:
+    load(path)
 
 
 def test_from_gives_the_one_variant_it_names(write: Write) -> None:
