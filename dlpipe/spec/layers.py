@@ -116,6 +116,11 @@ class Rbm(LayerSpec):
         return self
 
     @model_validator(mode="after")
+    def _sparsity_has_both(self) -> Rbm:
+        _check_sparsity(self)
+        return self
+
+    @model_validator(mode="after")
     def _odds_are_of_binary_units(self) -> Rbm:
         if self.initial_odds is not None and (self.hidden_units != "bernoulli" or self.centred):
             raise misuse("initial_odds sets the biases of binary hidden units that are not centred", "initial_odds")
@@ -228,6 +233,11 @@ class Autoencoder(LayerSpec):
                 raise misuse(f"{field} is for sigmoid hidden units, not for {self.hidden_units} ones", field)
         return self
 
+    @model_validator(mode="after")
+    def _sparsity_has_both(self) -> Autoencoder:
+        _check_sparsity(self)
+        return self
+
     @property
     def activation(self) -> Literal["sigmoid", "relu", "linear"]:
         return self.hidden_units
@@ -269,3 +279,13 @@ class Supervised(LayerSpec):
     def products(self) -> int:
         """Up, and one for the gradient."""
         return 2
+
+
+def _check_sparsity(layer: Rbm | Autoencoder) -> None:
+    """Raises misuse where a target or a cost stands alone. A cost of 0 that is written is one level of a comparison."""
+    if layer.sparsity_cost and not layer.sparsity_target:
+        raise misuse(
+            "a cost without a target silences every hidden unit: set sparsity_target, as to 0.1", "sparsity_cost"
+        )
+    if layer.sparsity_target and "sparsity_cost" not in layer.model_fields_set:
+        raise misuse("a target without a cost has no effect: set sparsity_cost, as to 0.1", "sparsity_target")

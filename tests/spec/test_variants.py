@@ -233,6 +233,15 @@ def test_a_problem_of_some_variants_names_the_first(write: Write) -> None:
     assert messages(path) == ["pretrain has 3 recipes for 4 layers (variant depth 4)"]
 
 
+def test_a_sparsity_of_no_cost_is_a_level_among_others(write: Write) -> None:
+    levels = "{plain: {pretrain.0.layer.sparsity_cost: 0.0}, sparse: {}}"
+    sparse = BASE.replace("{kind: rbm}", "{kind: rbm, sparsity_target: 0.1, sparsity_cost: 0.1}")
+    loaded = load(write(f"axes: {{sparsity: {levels}}}\n", base=sparse))
+    layers = [each.experiment.recipe(0).layer for each in loaded.variants]
+    assert [(layer.sparsity_target, layer.sparsity_cost) for layer in layers] == [(0.1, 0.0), (0.1, 0.1)]
+    assert Rbm.model_validate(layers[0].model_dump(mode="json")) == layers[0]  # as a stage reads it
+
+
 # Experiments by name
 
 
