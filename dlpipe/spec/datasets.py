@@ -30,6 +30,8 @@ class DatasetSpec(Component):
     """Whether a step is a token out of a vocabulary, and not numbers."""
     can_be_scaled: ClassVar[bool] = False
     """Whether `scaling: unit` brings its inputs into [0, 1]."""
+    extent_is_known: ClassVar[bool] = False
+    """Whether the second number of `extent`, of an example, is no guess."""
 
     train: PositiveInt | None = Field(None, description="training examples; all that are left if absent")
     valid: NonNegativeInt | None = Field(None, description="validation examples")
@@ -41,6 +43,11 @@ class DatasetSpec(Component):
         A kind that does not say is taken for a collection of small pictures.
         """
         return 50_000, TYPICAL_FEATURES
+
+    @property
+    def inputs(self) -> int | None:
+        """How many an example has; None where only the data tell."""
+        return self.extent()[1] if self.extent_is_known else None
 
     @property
     def labels_seen(self) -> int | None:
@@ -145,6 +152,7 @@ class Digits(ExampleSet):
     """1,797 handwritten digits of 8x8 pixels (Alpaydin and Kaynak 1998), part of scikit-learn: no network."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.digits:Digits"
+    extent_is_known: ClassVar[bool] = True
     kind: Literal["digits"] = "digits"
 
     def extent(self) -> tuple[int, int]:
@@ -155,6 +163,7 @@ class Mnist(ExampleSet):
     """60,000 and 10,000 handwritten digits of 28x28 pixels (LeCun et al. 1998)."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.mnist:Mnist"
+    extent_is_known: ClassVar[bool] = True
     kind: Literal["mnist"] = "mnist"
 
     def extent(self) -> tuple[int, int]:
@@ -165,6 +174,7 @@ class FashionMnist(ExampleSet):
     """60,000 and 10,000 pictures of clothes, 28x28 pixels (Xiao, Rasul and Vollgraf 2017)."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.mnist:FashionMnist"
+    extent_is_known: ClassVar[bool] = True
     kind: Literal["fashion-mnist"] = "fashion-mnist"
 
     def extent(self) -> tuple[int, int]:
@@ -211,6 +221,7 @@ class Plane(Generated):
     """Points in the plane from a distribution with a shape; classes are the moons, Gaussians or rings."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.generated:Plane"
+    extent_is_known: ClassVar[bool] = True
     kind: Literal["plane"] = "plane"
     shape: Literal["gaussian", "two_moons", "eight_gaussians", "rings", "ica_mixture"]
     scale: PositiveFloat = Field(
@@ -242,6 +253,7 @@ class Linear(Generated):
     """Linear regression with a covariance of the inputs that is asked for: a quadratic with a known optimum."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.generated:Linear"
+    extent_is_known: ClassVar[bool] = True
     kind: Literal["linear"] = "linear"
     real_targets: ClassVar[bool] = True
     train: PositiveInt = Field(100, description="training examples, more than there are features")

@@ -11,6 +11,8 @@ from dlpipe.spec.datasets import DatasetSpec
 from dlpipe.spec.feeding import Feed, TeacherForcing
 from dlpipe.spec.sequences import Corpus, GeneratedSequences, Sequential
 
+MOST_DIMENSIONS = 2
+"""Over which a density is integrated, as in `dlpipe.tasks.quadrature`."""
 TYPICAL_SEQUENCES = 500
 """Of a collection that does not say how many it has."""
 
@@ -107,8 +109,18 @@ class ExactLikelihood(DensityTask):
         100, description="of the grid along each axis; twice as wide as the training examples' range"
     )
 
+    def unfit(self, dataset: DatasetSpec) -> str | None:
+        if unfit := super().unfit(dataset):
+            return unfit
+        if dataset.inputs is None or dataset.inputs <= MOST_DIMENSIONS:
+            return None
+        return (
+            f"exact_likelihood integrates over at most {MOST_DIMENSIONS} dimensions; an example of {dataset.kind} has "  # type: ignore[attr-defined]
+            f"{dataset.inputs}: take a task such as langevin or score_matching"
+        )
+
     def energies(self, features: int, batch: int, chains: int) -> float:
-        return 1 + self.points ** min(features, 2) / batch
+        return 1 + self.points ** min(features, MOST_DIMENSIONS) / batch
 
 
 class Langevin(DensityTask):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from dlpipe.errors import StepError
 from dlpipe.tasks.base import Examples, Measured
 from dlpipe.tasks.density import Density, EnergyModel
 
@@ -30,9 +31,13 @@ class NoiseContrastive(Density):
         self.noise = noise
 
     def see(self, inputs: Tensor) -> None:
-        """Fits the noise to the training examples [N, d]."""
+        """Fits the noise to the training examples [N, d]. Raises StepError where these have no density of their own."""
         self.mean = inputs.mean(dim=0)
-        self.root = torch.linalg.cholesky(torch.cov(inputs.T, correction=0).reshape(len(self.mean), len(self.mean)))
+        covariance = torch.cov(inputs.T, correction=0).reshape(len(self.mean), len(self.mean))
+        try:
+            self.root = torch.linalg.cholesky(covariance)
+        except torch.linalg.LinAlgError:
+            raise StepError(_flat(inputs)) from None
 
     def objective(self, model: EnergyModel, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` is J, an example."""
@@ -59,3 +64,18 @@ class NoiseContrastive(Density):
         log_root = self.root.diagonal().log().sum() + len(self.mean) / 2 * math.log(2 * math.pi)
         log_q = -white.square().sum(dim=0) / 2 - log_root
         return -model.energy(x) - model.log_partition - log_q - math.log(self.noise)
+
+
+def _flat(inputs: Tensor) -> str:
+    """Why no normal distribution with a density has the covariance of inputs [N, d], and what to do."""
+    constant = int((inputs == inputs[0]).all(dim=0).sum())
+    why = (
+        f"{constant:,} of the {inputs.shape[1]:,} features are the same in all training examples"
+        if constant
+        else f"the {len(inputs):,} training examples are too few for {inputs.shape[1]:,} features, or some features "
+        "follow from others"
+    )
+    return (
+        f"noise_contrastive draws noise with the data's covariance, which must not be 0 in any direction; {why}: "
+        "take a task such as langevin or denoising_score_matching, or leave out features"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -18,9 +19,11 @@ from dlpipe.layers.autoencoder import Autoencoder
 from dlpipe.models.energy import Energy
 from dlpipe.runtime.data import Split
 from dlpipe.runtime.optimizers import adam
+from dlpipe.spec.datasets import Images, Linear, Plane
 from dlpipe.spec.models import DeepAutoencoder, Mlp
 from dlpipe.spec.models import Energy as EnergySpec
 from dlpipe.spec.tasks import Classification, DensityTask
+from dlpipe.spec.tasks import ExactLikelihood as ExactLikelihoodSpec
 from dlpipe.spec.tasks import Langevin as LangevinSpec
 from dlpipe.tasks.density import mean_energy, score
 from dlpipe.tasks.likelihood import ExactLikelihood, Langevin, at
@@ -228,6 +231,18 @@ def test_noise_contrastive_loss_is_the_log_loss_of_telling_apart() -> None:
     assert float(loss.detach()) == pytest.approx(float(apart.detach()), rel=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        (torch.cat((data("rings", 50), torch.zeros(50, 1)), dim=1), "1 of the 3 features are the same in all training"),
+        (torch.tensor([[0.0, 0.0], [2.0, 2.0]]), "the 2 training examples are too few for 2 features"),
+    ],
+)
+def test_no_noise_has_the_covariance_of_flat_data(inputs: Tensor, reason: str) -> None:
+    with pytest.raises(StepError, match=reason):
+        NoiseContrastive().see(inputs)
+
+
 def test_what_an_objective_does_not_depend_on_has_gradient_0() -> None:
     x = data("two_moons", 20).double()
     for task in (Langevin(), ScoreMatching(), DenoisingScoreMatching()):
@@ -418,6 +433,15 @@ def test_the_figures_density_is_the_models() -> None:
     places = ((x - low) / (high - low) * len(density)).long()
     torch.testing.assert_close(density[places[:, 0], places[:, 1]], at_points, rtol=0.25, atol=0.01)
     assert torch.equal(measured.tensors["density_samples"], made.samples[:1000])
+
+
+def test_the_exact_likelihood_is_refused_at_plan_where_it_would_be_in_training() -> None:
+    task = ExactLikelihoodSpec()
+    for dataset, refused in ((Plane(shape="rings"), False), (Linear(features=2), False), (Linear(features=3), True)):
+        assert (task.unfit(dataset) is not None) == refused
+        with pytest.raises(StepError) if refused else contextlib.nullcontext():
+            ExactLikelihood().see(torch.rand(9, dataset.extent()[1]))
+    assert task.unfit(Images(images="mine.npz")) is None  # only the data tell how many inputs an example has
 
 
 def test_models_and_tasks_that_do_not_fit_are_refused() -> None:
