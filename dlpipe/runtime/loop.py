@@ -26,14 +26,12 @@ from dlpipe.runtime.schedules import schedule
 from dlpipe.runtime.stacks import Alone, Stack
 from dlpipe.runtime.stopping import Interrupted, Stopping
 from dlpipe.runtime.weight_noise import weight_noise
-from dlpipe.spec.schedules import Duration, HalveOnPlateau
+from dlpipe.spec.schedules import PLATEAU_METRICS, Duration, HalveOnPlateau
 from dlpipe.spec.training import TrainingSpec
 
 LOOK_EVERY = 100
 """Steps between two transfers of the steps' scalars from the device, at which NaN is noticed; fewer when they are slow.
 When it is looked changes no sum: `_look` adds the steps one by one."""
-PLATEAU_METRICS = ("valid_loss", "valid_reconstruction_error", "train_loss", "train_reconstruction_error")
-"""What a schedule that follows the validation loss looks at: the first of these that the history has."""
 
 
 def train(job: Job, training: TrainingSpec, **options: Any) -> Outcome:

@@ -10,6 +10,7 @@ from pydantic import Field
 from dlpipe.spec.base import Many, PositiveInt
 from dlpipe.spec.layers import LabelRbm, LayerSpec, Rbm
 from dlpipe.spec.models import ModelSpec
+from dlpipe.spec.recorded import Recorded
 from dlpipe.spec.tasks import Classification, Generative, TaskSpec
 
 BINARY_RBMS = "RBMs with binary units on both sides"
@@ -51,6 +52,12 @@ class Dbn(OfRbms):
         if isinstance(task, Classification):
             return "a dbn without labels classifies nothing: set model.labels, or take the task generative"
         return f"the task of a dbn is of kind generative or classification, not {task.slug}"
+
+    @property
+    def recorded(self) -> Recorded:
+        predicted = ("reconstruction_error",) if len(self.units) > 1 else ()
+        classified = ("loss", "error") if self.labels else ()
+        return Recorded(("hidden_activity", *predicted), ("reconstruction_error", *classified))
 
     def sees_labels(self, task: TaskSpec) -> bool:
         return self.labels
@@ -96,6 +103,10 @@ class Dbm(OfRbms):
         if isinstance(task, Generative | Classification):
             return None
         return f"the task of a dbm is of kind generative or classification, not {task.slug}"
+
+    @property
+    def recorded(self) -> Recorded:
+        return Recorded(("hidden_activity",), ("reconstruction_error", "variational_free_energy"))
 
     def sees_labels(self, task: TaskSpec) -> bool:
         return not isinstance(task, Generative)

@@ -45,6 +45,11 @@ class DatasetSpec(Component):
         return 50_000, TYPICAL_FEATURES
 
     @property
+    def validated(self) -> bool:
+        """Whether there are validation examples. Of a kind that does not say there are, if `valid` is absent."""
+        return self.valid != 0
+
+    @property
     def inputs(self) -> int | None:
         """How many an example has; None where only the data tell."""
         return self.extent()[1] if self.extent_is_known else None
@@ -124,6 +129,10 @@ class ExampleSet(DatasetSpec):
         if self.pooled and self.test is None:
             raise misuse("pooled leaves no test part: say how many examples to hold out, as `test: 10000`", "pooled")
         return self
+
+    @property
+    def validated(self) -> bool:
+        return bool(self.valid)
 
     @property
     def labels_seen(self) -> int | None:

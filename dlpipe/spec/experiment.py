@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from dlpipe.spec import datasets, figures, layers, measures, models, tasks
 from dlpipe.spec.base import Example, Many, NonNegativeInt, OneOrMany, PositiveInt, Spec, misuse, one_of
 from dlpipe.spec.claims import Claim, Level, Levels, Scale
+from dlpipe.spec.recorded import Recorded, Rows
 from dlpipe.spec.selection import Select, Settings, with_settings
 from dlpipe.spec.training import TrainingSpec, training_fields
 
@@ -62,6 +63,13 @@ class Phase(TrainingSpec):
             except ValidationError as error:
                 raise _not_a_training(error, settings) from None
         return self
+
+    def unrecorded(self, rows: Rows) -> tuple[str, str] | None:
+        rows = rows._replace(trained=self.train != "none")
+        found = super().unrecorded(rows) if rows.trained else None
+        if found is None and self.select is not None and (unfit := rows.unfit("select", self.select.by)):
+            return "select", unfit
+        return found
 
 
 def _not_a_training(error: ValidationError, settings: Settings) -> PydanticCustomError:
@@ -159,6 +167,28 @@ class Experiment(Spec):
                 where = ("pretrain", position) if isinstance(self.pretrain, tuple) else ("pretrain",)
                 raise misuse(f"layer {position + 1}: {unfit}", *where, "layer")
         return self
+
+    @model_validator(mode="after")
+    def _what_is_gone_by_is_recorded(self) -> Experiment:
+        for position in range(len(self.layer_units)):
+            recipe = self.recipe(position)
+            where = ("pretrain", position) if isinstance(self.pretrain, tuple) else ("pretrain",)
+            self._check_metrics(recipe, recipe.layer.recorded, *where, who=f"layer {position + 1}: ")
+        for position, phase in enumerate(self.phases):
+            of_model = isinstance(phase.task, tasks.Generative)
+            recorded = self.model.recorded if of_model else phase.task.recorded(self.dataset)
+            where = ("finetune", position) if isinstance(self.finetune, tuple) else ("finetune",)
+            self._check_metrics(phase, recorded, *where)
+        return self
+
+    def _check_metrics(
+        self, training: TrainingSpec, recorded: Recorded | None, *where: str | int, who: str = ""
+    ) -> None:
+        if recorded is None:
+            return
+        if found := training.unrecorded(Rows(recorded, self.dataset.validated)):
+            field, unfit = found
+            raise misuse(f"{who}{unfit}", *where, field, "by")
 
     @model_validator(mode="after")
     def _measures_fit(self) -> Experiment:

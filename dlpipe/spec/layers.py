@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from dlpipe.spec.base import Component, NonNegativeFloat, PositiveFloat, PositiveInt, Probability, misuse
 from dlpipe.spec.datasets import DatasetSpec
+from dlpipe.spec.recorded import Recorded
 
 
 class LayerSpec(Component):
@@ -31,6 +32,11 @@ class LayerSpec(Component):
     def activation(self) -> Literal["sigmoid", "relu", "linear"]:
         """Of the units of a network that it is unrolled into."""
         return "sigmoid"
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """What its step and its `validate` give; None: a kind that does not say, whose metrics are not checked."""
+        return None
 
     def unfit_data(self, dataset: DatasetSpec) -> str | None:
         """Why it cannot be the lowest layer, trained on such data as they are; None if it can."""
@@ -148,6 +154,14 @@ class Rbm(LayerSpec):
         activations = {"bernoulli": "sigmoid", "gaussian": "linear", "relu": "relu"}
         return activations[self.hidden_units]
 
+    @property
+    def recorded(self) -> Recorded:
+        has_energy = self.hidden_units != "relu" and self.doubled == "none"
+        return Recorded(
+            _of_a_step(self.persistent),
+            ("reconstruction_error", "free_energy") if has_energy else ("reconstruction_error",),
+        )
+
     def unfit_data(self, dataset: DatasetSpec) -> str | None:
         if self.visible_units != "bernoulli":
             return None
@@ -178,6 +192,10 @@ class LabelRbm(LayerSpec):
     weight_scale: PositiveFloat = Field(
         0.01, description="standard deviation of the initial weights (Hinton 2010, section 8)"
     )
+
+    @property
+    def recorded(self) -> Recorded:
+        return Recorded(_of_a_step(self.persistent), ("reconstruction_error", "free_energy", "loss", "error"))
 
     def unfit_data(self, dataset: DatasetSpec) -> str | None:
         return dataset.unfit_for("the binary visible units of a label_rbm take")
@@ -242,6 +260,12 @@ class Autoencoder(LayerSpec):
     def activation(self) -> Literal["sigmoid", "relu", "linear"]:
         return self.hidden_units
 
+    @property
+    def recorded(self) -> Recorded:
+        penalised = {"contraction": self.contraction, "hidden_activity": self.sparsity_cost}
+        besides = tuple(name for name, weight in penalised.items() if weight)
+        return Recorded(("loss", *besides), ("loss", "reconstruction_error", *besides))
+
     def unfit_data(self, dataset: DatasetSpec) -> str | None:
         if self.reconstruction != "cross_entropy":
             return None
@@ -276,9 +300,18 @@ class Supervised(LayerSpec):
     kind: Literal["supervised"] = "supervised"
 
     @property
+    def recorded(self) -> Recorded:
+        return Recorded(("loss",), ("loss", "error"))
+
+    @property
     def products(self) -> int:
         """Up, and one for the gradient."""
         return 2
+
+
+def _of_a_step(persistent: bool) -> tuple[str, ...]:
+    """What an RBM's step gives: chains that persist reconstruct nothing."""
+    return ("hidden_activity",) if persistent else ("hidden_activity", "reconstruction_error")
 
 
 def _check_sparsity(layer: Rbm | Autoencoder) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from dlpipe.spec.base import Component, Many, PositiveFloat, PositiveInt, Probability, misuse
 from dlpipe.spec.datasets import DatasetSpec
 from dlpipe.spec.layers import LayerSpec
+from dlpipe.spec.recorded import Recorded
 from dlpipe.spec.tasks import Classification, DensityTask, Generative, Reconstruction, TaskSpec
 
 
@@ -43,6 +44,11 @@ class ModelSpec(Component):
     def layer_units(self) -> tuple[int, ...]:
         """Widths of the layers that can be pretrained greedily, from the bottom up."""
         return ()
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """What its own objective gives, the task `generative`; None: a kind that does not say, or has none."""
+        return None
 
     def layer_field(self, position: int) -> tuple[str | int, ...]:
         """Where the width of the layer at `position` is declared."""

@@ -1,8 +1,8 @@
 """Kinds from other packages.
 
 A package names a module in its entry-point group `dlpipe.kinds`; importing it declares `Component` subclasses. It may
-import `dlpipe.spec.base`, `datasets`, `sequences`, `layers`, `measures`, `models`, `tasks`, `figures`, `optimizers` and
-`schedules`, but not `training` or `experiment`, which join all kinds into types and so come after it.
+import `dlpipe.spec.base`, `datasets`, `sequences`, `layers`, `measures`, `models`, `tasks`, `figures`, `optimizers`,
+`schedules` and `recorded`, but not `training` or `experiment`, which join all kinds into types and so come after it.
 """
 
 from __future__ import annotations

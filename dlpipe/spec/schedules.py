@@ -75,6 +75,10 @@ class LinearWarmup(ScheduleSpec):
     warmup: Duration
 
 
+PLATEAU_METRICS = ("valid_loss", "valid_reconstruction_error", "train_loss", "train_reconstruction_error")
+"""What a schedule that follows the validation loss looks at: the first of these that the history has."""
+
+
 class HalveOnPlateau(ScheduleSpec):
     """Halved each time the validation loss has not improved for `patience` validations in a row."""
 

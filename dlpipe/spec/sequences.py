@@ -197,6 +197,10 @@ class GeneratedSequences(Sequential):
     )
 
     @property
+    def validated(self) -> bool:
+        return bool(self.valid)
+
+    @property
     def length(self) -> int:
         """Steps of a sequence, about."""
         raise NotImplementedError

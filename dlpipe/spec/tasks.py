@@ -9,6 +9,7 @@ from pydantic import Field
 from dlpipe.spec.base import Component, PositiveFloat, PositiveInt, Probability
 from dlpipe.spec.datasets import DatasetSpec
 from dlpipe.spec.feeding import Feed, TeacherForcing
+from dlpipe.spec.recorded import Recorded
 from dlpipe.spec.sequences import Corpus, GeneratedSequences, Sequential
 
 MOST_DIMENSIONS = 2
@@ -26,9 +27,16 @@ class TaskSpec(Component):
     writes: ClassVar[bool] = False
     """Whether a model that is trained for it can write on, token by token, as `dlpipe sample` asks it to."""
 
+    records: ClassVar[Recorded | None] = None
+    """What its step and its `validate` give; None: a kind that does not say, whose metrics are not checked."""
+
     @property
     def slug(self) -> str:
         return self.kind  # type: ignore[attr-defined]
+
+    def recorded(self, dataset: DatasetSpec) -> Recorded | None:
+        """The same on such data."""
+        return self.records
 
     def unfit(self, dataset: DatasetSpec) -> str | None:
         """Why this cannot be asked on such data; None if it can."""
@@ -43,6 +51,7 @@ class Classification(TaskSpec):
     """Cross-entropy, averaged over examples; errors in per cent."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.classification:Classification"
+    records: ClassVar[Recorded | None] = Recorded(("loss",), ("loss", "error"))
     batches_seeds: ClassVar[bool] = True
     kind: Literal["classification"] = "classification"
 
@@ -58,6 +67,7 @@ class Regression(TaskSpec):
     """Half the squared error of one real number, averaged over examples."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.regression:Regression"
+    records: ClassVar[Recorded | None] = Recorded(("loss",), ("loss", "rmse"))
     batches_seeds: ClassVar[bool] = True
     kind: Literal["regression"] = "regression"
 
@@ -71,6 +81,7 @@ class Reconstruction(TaskSpec):
     """The model gives its input back: loss and squared error are summed over the features, averaged over examples."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.reconstruction:Reconstruction"
+    records: ClassVar[Recorded | None] = Recorded(("loss",), ("loss", "reconstruction_error"))
     kind: Literal["reconstruction"] = "reconstruction"
     loss: Literal["cross_entropy", "squared"] = Field(
         "cross_entropy", description="cross_entropy: sigmoid output, for inputs in [0, 1]; squared: linear output"
@@ -92,12 +103,21 @@ class Generative(TaskSpec):
 class DensityTask(TaskSpec):
     """A way of estimating a density that is known up to its integral, for a model of kind energy."""
 
+    of_a_step: ClassVar[tuple[str, ...]] = ("loss",)
+    """What its step gives."""
+
     def energies(self, features: int, batch: int, chains: int) -> float:
         """How often a step of training has the energy and goes back through it, for each example of a batch of so many.
 
         `features` of an example; `chains`: samples that the model keeps.
         """
         return 1.0
+
+    def recorded(self, dataset: DatasetSpec) -> Recorded:
+        """The likelihood where it can be integrated for; either where only the data tell."""
+        if dataset.inputs is None:
+            return Recorded(self.of_a_step, ("log_likelihood", "energy"))
+        return Recorded(self.of_a_step, ("log_likelihood" if dataset.inputs <= MOST_DIMENSIONS else "energy",))
 
 
 class ExactLikelihood(DensityTask):
@@ -127,6 +147,7 @@ class Langevin(DensityTask):
     """Maximum likelihood by the model's samples, Markov chains that persist (Du and Mordatch 2019)."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.likelihood:Langevin"
+    of_a_step: ClassVar[tuple[str, ...]] = ("loss", "acceptance")
     kind: Literal["langevin"] = "langevin"
     steps: PositiveInt = Field(10, description="steps of Langevin dynamics an update")
     step_size: PositiveFloat = Field(
@@ -203,6 +224,7 @@ class LanguageModel(SequentialTask):
     """The next token from all before it; truncated backpropagation through time, the state carried over."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.language_model:LanguageModel"
+    records: ClassVar[Recorded | None] = Recorded(("loss",), ("loss", "perplexity", "bits_per_token"))
     kind: Literal["language_model"] = "language_model"
     writes: ClassVar[bool] = True
     unroll: PositiveInt = Field(
@@ -233,6 +255,7 @@ class Continuation(SequentialTask):
     each (`error`) and given the model's own (`free_running_error`)."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.continuation:Continuation"
+    records: ClassVar[Recorded | None] = Recorded(("loss", "epsilon"), ("loss", "error", "free_running_error"))
     kind: Literal["continuation"] = "continuation"
     writes: ClassVar[bool] = True
     prompt: PositiveInt = Field(description="tokens at the front of each sequence that are given and not asked for")
@@ -259,6 +282,7 @@ class NextFrame(SequentialTask):
     """The next frame of zeros and ones from all before it: minus its log-likelihood, summed over its features."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.sequences:NextFrame"
+    records: ClassVar[Recorded | None] = Recorded(("loss",), ("loss",))
     kind: Literal["next_frame"] = "next_frame"
     over_time: OverTime = Field(
         "sum", description="of the loss, over the frames of a sequence, before it is averaged over the batch"
@@ -273,6 +297,7 @@ class Tagging(SequentialTask):
     """A class a step, where one is asked for: cross-entropy averaged over these steps; errors in per cent of them."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.sequences:Tagging"
+    records: ClassVar[Recorded | None] = Recorded(("loss",), ("loss", "error"))
     kind: Literal["tagging"] = "tagging"
 
     @classmethod
@@ -284,6 +309,7 @@ class SequenceRegression(SequentialTask):
     """One real number when the sequence has ended: half the squared error, averaged over sequences."""
 
     implementation: ClassVar[str] = "dlpipe.tasks.sequences:SequenceRegression"
+    records: ClassVar[Recorded | None] = Recorded(("loss",), ("loss", "mse"))
     kind: Literal["sequence_regression"] = "sequence_regression"
 
     @classmethod

@@ -9,7 +9,10 @@ from pydantic import Field
 from dlpipe.spec import plugins
 from dlpipe.spec.base import PositiveFloat, PositiveInt, Spec, one_of
 from dlpipe.spec.optimizers import Adagrad, Adam, AdamW, OptimizerSpec, RmsProp, Sgd
+from dlpipe.spec.problems import listed
+from dlpipe.spec.recorded import Rows
 from dlpipe.spec.schedules import (
+    PLATEAU_METRICS,
     Constant,
     Cosine,
     Duration,
@@ -65,6 +68,16 @@ class TrainingSpec(Spec):
     def batches_seeds(self) -> bool:
         """Whether seeds can be trained together: the learning rate is the same for all, whatever their losses."""
         return not isinstance(self.schedule, HalveOnPlateau)
+
+    def unrecorded(self, rows: Rows) -> tuple[str, str] | None:
+        """The field that goes by what such validations lack, and what to say of it; None if there is none."""
+        if self.early_stopping is not None and (unfit := rows.unfit("early_stopping", self.early_stopping.by)):
+            return "early_stopping", unfit
+        if isinstance(self.schedule, HalveOnPlateau) and rows.lack(*PLATEAU_METRICS):
+            missing = "" if rows.validated else ": set dataset.valid"
+            followed = f"halve_on_plateau goes by one of {listed(PLATEAU_METRICS, 'or')}"
+            return "schedule", f"{followed}; {rows}{missing}"
+        return None
 
 
 def training_fields(spec: TrainingSpec) -> dict[str, Any]:

@@ -41,6 +41,7 @@ EXPERIMENT = (
     + """\
 pretrain:
   layer: {kind: ising, coupling: 0.5}
+  early_stopping: {by: a metric that its spec does not declare, patience: {epochs: 1}}
   duration: {epochs: 1}
   optimizer: {kind: sgd, learning_rate: 1}
 finetune:
