@@ -23,12 +23,14 @@ from dlpipe.datasets.sources import DataError
 from dlpipe.datasets.vocabulary import END_OF_LINE, UNKNOWN
 from dlpipe.spec.sequences import WORD, Corpus
 
-LEAST = 20
-"""Tokens of which a twentieth is one."""
+LEAST = 2
+"""Tokens of a part that is not empty: the first is only read, and another is to be told from it."""
+LEAST_TO_CUT = 20 * LEAST
+"""Tokens of which a twentieth is such a part."""
 
 
 def corpus(train: str, valid: str, test: str, spec: Corpus) -> SequenceExamples:
-    """A text that comes in three parts. Raises DataError when a part is shorter than what is asked for."""
+    """A text that comes in three parts. Raises DataError when a part is shorter than what is asked for, or one token."""
     if spec.by == WORD:
         return _examples((words(train), words(valid), words(test)), spec)
     return _examples((train, valid, test), spec)
@@ -40,8 +42,11 @@ def corpus_of_one(text: str, spec: Corpus) -> SequenceExamples:
     Raises DataError as `corpus` does, and for a text of which there is nothing for one of them.
     """
     tokens: Sequence[str] = words(text) if spec.by == WORD else text
-    if len(tokens) < LEAST:
-        raise DataError(f"a text of {len(tokens)} {spec.by}s cannot be cut into three parts: it takes at least {LEAST}")
+    if len(tokens) < LEAST_TO_CUT:
+        counted = "words and ends of lines (<eos>)" if spec.by == WORD else "characters"
+        raise DataError(
+            f"a text of {len(tokens)} {counted} cannot be cut into three parts: it takes at least {LEAST_TO_CUT}"
+        )
     first, second = len(tokens) * 9 // 10, len(tokens) * 19 // 20
     return _examples((tokens[:first], tokens[first:second], tokens[second:]), spec)
 
@@ -60,10 +65,19 @@ def _examples(parts: tuple[Sequence[str], Sequence[str], Sequence[str]], spec: C
     vocabulary = vocabulary_of_words(parts[0], spec.vocabulary) if by_words else vocabulary_of_characters(*parts)
     sizes = {"train": spec.train, "valid": spec.valid, "test": spec.test}
     train, valid, test = (
-        Sequences.stream(numbers(part[: front(name, len(part), size)], vocabulary))
+        Sequences.stream(numbers(_taken(name, part, size, spec.by), vocabulary))
         for (name, size), part in zip(sizes.items(), parts, strict=True)
     )
     return SequenceExamples(train, valid, test, vocabulary=tuple(vocabulary.itos))
+
+
+def _taken(name: str, part: Sequence[str], size: int | None, by: str) -> Sequence[str]:
+    """The front of a part: `size` tokens, or all."""
+    taken = part[: front(name, len(part), size)]
+    if 0 < len(taken) < LEAST:
+        advice = f"ask for at least {LEAST}" if len(part) >= LEAST else f"its text must have at least {LEAST}"
+        raise DataError(f"{name}: in a part of 1 {by} there is none to be told from those before it; {advice}")
+    return taken
 
 
 def vocabulary_of_words(tokens: Sequence[str], most: int | None = None) -> Vocab:

@@ -120,16 +120,29 @@ def test_one_text_is_cut_by_position_at_nine_tenths_and_nineteen_twentieths(tmp_
 
 
 def test_a_text_that_is_too_short_to_be_cut() -> None:
-    assert [part.steps for part in text.corpus_of_one("a" * 20, specs.Text(text="x")).parts().values()] == [18, 1, 1]
-    with pytest.raises(DataError, match="a text of 19 characters cannot be cut into three parts: it takes at least 20"):
-        text.corpus_of_one("a" * 19, specs.Text(text="x"))
+    assert [part.steps for part in text.corpus_of_one("a" * 40, specs.Text(text="x")).parts().values()] == [36, 2, 2]
+    with pytest.raises(DataError, match="a text of 39 characters cannot be cut into three parts: it takes at least 40"):
+        text.corpus_of_one("a" * 39, specs.Text(text="x"))
+    with pytest.raises(DataError, match=r"a text of 2 words and ends of lines \(<eos>\) cannot be cut into three parts"):
+        text.corpus_of_one("abc", specs.Text(text="x", by="word"))
+
+
+@pytest.mark.parametrize("by", ["word", "character"])
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_a_part_of_one_token_is_refused(part: str, by: str) -> None:
+    """Nothing could be told of it; of two, one can."""
+    sizes = {"train": 2, "valid": 0, "test": 2}
+    one, two = (specs.Text.model_validate({"text": "x", "by": by, **sizes, part: n}) for n in (1, 2))
+    assert text.corpus_of_one("a b\n" * 40, two).parts()[part].steps == 2
+    with pytest.raises(DataError, match=f"{part}: in a part of 1 {by} there is none .* it; ask for at least 2"):
+        text.corpus_of_one("a b\n" * 40, one)
 
 
 def test_words_of_one_text() -> None:
-    got = text.corpus_of_one("a b a\n" * 5, specs.Text(text="x", by="word"))
-    assert [part.steps for part in got.parts().values()] == [18, 1, 1]
-    assert spelt(got, "valid") == ["a"]
-    assert spelt(got, "test") == ["<eos>"]
+    got = text.corpus_of_one("a b a\n" * 10, specs.Text(text="x", by="word"))
+    assert [part.steps for part in got.parts().values()] == [36, 2, 2]
+    assert spelt(got, "valid") == ["a", "b"]
+    assert spelt(got, "test") == ["a", "<eos>"]
 
 
 def test_only_an_end_of_line_ends_a_line() -> None:
@@ -146,13 +159,15 @@ def own(folder: Path, *contents: bytes, **fields: object) -> specs.Text:
 
 
 def test_own_text_in_one_file_or_three(tmp_path: Path) -> None:
-    one = own(tmp_path, b"abcdefghij" * 2)
+    one = own(tmp_path, b"abcdefghij" * 4)
     assert [source.name for source in Text.sources(one)] == ["text.txt"]
-    assert [part.steps for part in Text.parse(tmp_path, one).parts().values()] == [18, 1, 1]
-    three = own(tmp_path, b"ab", b"abc", b"d")
+    assert [part.steps for part in Text.parse(tmp_path, one).parts().values()] == [36, 2, 2]
+    three = own(tmp_path, b"ab", b"abc", b"de")
     assert [source.name for source in Text.sources(three)] == ["text.txt", "valid_text.txt", "test_text.txt"]
     got = Text.parse(tmp_path, three)
-    assert ["".join(spelt(got, part)) for part in got.parts()] == ["ab", "abc", "d"]
+    assert ["".join(spelt(got, part)) for part in got.parts()] == ["ab", "abc", "de"]
+    with pytest.raises(DataError, match="test: in a part of 1 character .* its text must have at least 2"):
+        Text.parse(tmp_path, own(tmp_path, b"ab", b"abc", b"d"))
 
 
 def test_ends_of_lines_and_byte_order_marks_of_windows_leave_no_trace(tmp_path: Path) -> None:
