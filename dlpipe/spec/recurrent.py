@@ -27,6 +27,11 @@ BLOCKS: dict[str, int] = {"elman": 1, "jordan": 1, "lstm": 4, "gru": 3, "mut1": 
 """Matrices of units by units a cell has, about."""
 PREDICTIONS = ("language_model", "continuation", "next_frame")
 """Tasks that ask for what a cell that reads backwards has seen."""
+NO_SOFTMAX = {
+    "sequence_regression": "has one output, whose softmax is always 1, so that nothing would come back: feedback linear",
+    "next_frame": "has keys that are down or not, each on its own, and a softmax is of classes: feedback sigmoid",
+}
+"""Tasks whose outputs are no classes: why a jordan network is not to feed their softmax back."""
 
 
 class Recurrent(ModelSpec):
@@ -107,6 +112,8 @@ class Recurrent(ModelSpec):
     def unfit(self, task: TaskSpec) -> str | None:
         if self.directions == "both" and task.slug in PREDICTIONS:
             return f"{task.slug} asks for what comes next, which a network in both directions has seen: directions one"
+        if self.cell == "jordan" and self.feedback == "softmax" and task.slug in NO_SOFTMAX:
+            return f"{task.slug} {NO_SOFTMAX[task.slug]}"
         return super().unfit(task)
 
     def unfit_data(self, dataset: DatasetSpec) -> str | None:

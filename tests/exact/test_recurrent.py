@@ -349,3 +349,26 @@ def test_what_comes_next_is_not_asked_of_both_directions() -> None:
         RecurrentSpec(units=(4,), directions="both").unfit(task) or ""
     )
     assert RecurrentSpec(units=(4,)).unfit(task) is None
+
+
+@pytest.mark.parametrize(
+    ("slug", "fitting", "advice"),
+    [("sequence_regression", "linear", "nothing would come back"), ("next_frame", "sigmoid", "is of classes")],
+)
+def test_a_jordan_network_feeds_no_softmax_back_of_what_are_no_classes(slug: str, fitting: Any, advice: str) -> None:
+    task: Any = SimpleNamespace(slug=slug, sequential=True)
+    jordan = RecurrentSpec(units=(4,), cell="jordan")
+    assert f"{advice}: feedback {fitting}" in (jordan.unfit(task) or "")
+    assert jordan.model_copy(update={"feedback": fitting}).unfit(task) is None
+    assert RecurrentSpec(units=(4,)).unfit(task) is None
+    assert jordan.unfit(SimpleNamespace(slug="tagging", sequential=True)) is None  # type: ignore[arg-type]
+
+
+def test_the_softmax_of_one_output_brings_nothing_back() -> None:
+    """Why it is refused: what was before the last step changes nothing."""
+    x = some_tokens()
+    changed = x.clone()
+    changed[:, :-1] = (x[:, :-1] + 1) % TOKENS
+    for feedback, same in (("softmax", True), ("linear", False)):
+        model = make({**NETWORKS["jordan"], "feedback": feedback}, outputs=1)
+        assert torch.equal(model(x)[0][:, -1], model(changed)[0][:, -1]) == same
