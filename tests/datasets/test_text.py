@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from dlpipe.datasets.sources import DataError, RequestError
 from dlpipe.datasets.vocabulary import Vocabulary, read_vocabulary
 from dlpipe.spec import sequences as specs
 from tests.stages.test_prepare import arrays, make
+from tests.workspace import ids, plan_of
 
 TRAIN = " the cat <unk> the mat \n the N cats sat \n"
 VALID = " the dog sat \n"
@@ -202,7 +204,7 @@ def test_own_text_that_is_missing(tmp_path: Path) -> None:
         Text.sources(spec)
 
 
-def test_pydoc_goes_by_the_content_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pydoc_is_the_help_topics_of_this_python(monkeypatch: pytest.MonkeyPatch) -> None:
     import pydoc_data.topics
 
     (source,) = Pydoc.sources(specs.Pydoc())
@@ -216,6 +218,36 @@ def test_pydoc_goes_by_the_content_of_its_file(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Pydoc, "package", ("no_such_package", "topics.py"))
     with pytest.raises(RequestError, match=r"comes without no_such_package/topics\.py"):
         Pydoc.sources(specs.Pydoc())
+
+
+PYDOC = """\
+title: Help topics
+dataset: {kind: pydoc}
+model: {kind: recurrent, units: [4]}
+finetune:
+  task: {kind: language_model}
+  duration: {epochs: 1}
+  optimizer: {kind: sgd, learning_rate: 0.1}
+"""
+
+
+def test_pydoc_goes_by_the_content_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another Python's topics are another data set, of which everything is made anew."""
+    file = tmp_path / "some_topics" / "topics.py"
+    file.parent.mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(Pydoc, "package", ("some_topics", "topics.py"))
+
+    def stages(content: str) -> set[str]:
+        file.write_text(f"topics = {{'a': '{content}'}}\n")
+        (source,) = Pydoc.sources(specs.Pydoc())
+        assert source.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+        return ids(plan_of(tmp_path, PYDOC), "fetch", "prepare", "finetune", "evaluate")
+
+    ours = stages("some text")
+    assert len(ours) == 4
+    assert ours.isdisjoint(stages("some other text"))
+    assert ours == stages("some text")
 
 
 @pytest.mark.parametrize(

@@ -278,14 +278,16 @@ def test_a_gate_less_is_a_block_less() -> None:
 
 
 @pytest.mark.parametrize("init", ["uniform_fan_in", "uniform", "orthogonal"])
-def test_the_forget_gate_starts_open_by_its_bias(init: Any) -> None:
-    plain, open_ = LSTM(INPUTS, UNITS), LSTM(INPUTS, UNITS, forget_bias=1.0)
+@pytest.mark.parametrize("without", [None, "input", "forget", "output"])
+def test_the_forget_gate_starts_open_by_its_bias(without: Any, init: Any) -> None:
+    """Wherever its block stands among those that are left."""
+    plain, open_ = LSTM(INPUTS, UNITS, without=without), LSTM(INPUTS, UNITS, without=without, forget_bias=1.0)
     plain.initialise(generator(), init)
     open_.initialise(generator(), init)
-    expected = torch.cat([torch.zeros(UNITS), torch.ones(UNITS), torch.zeros(2 * UNITS)])
+    gates = [gate for gate in ("input", "forget", "candidate", "output") if gate != without]
+    expected = torch.cat([torch.full((UNITS,), float(gate == "forget")) for gate in gates])
     torch.testing.assert_close(open_.b - plain.b, expected)
     assert torch.equal(open_.W_h, plain.W_h)
-    LSTM(INPUTS, UNITS, forget_bias=1.0, without="forget").initialise(generator(), init)
 
 
 def test_initial_weights() -> None:
