@@ -75,6 +75,16 @@ class Trace:
 ENERGY = {"kind": "energy", "units": [8, 6], "samples": 20}
 CONSTANT = {"kind": "constant"}
 MOMENTUM = {"kind": "sgd", "momentum": 0.5, "weight_decay": 0.001}
+CELLS: dict[str, Mapping[str, Any]] = {
+    "jordan": {"cell": "jordan"},
+    "lstm-peepholes": {"cell": "lstm", "peepholes": True},
+    "lstm-without": {"cell": "lstm", "without": "input", "forget_bias": 1.0},
+    "gru-reset-after": {"cell": "gru", "reset_after": True},
+    "mut1": {"cell": "mut1"},
+    "mut2": {"cell": "mut2"},
+    "mut3": {"cell": "mut3"},
+}
+"""Recurrent cells, and forms of them, that no other trace has."""
 TRACES = {
     "rbm-cd1": Trace({"kind": "rbm"}, MOMENTUM, CONSTANT),
     "rbm-cd3-sparse": Trace(
@@ -198,6 +208,11 @@ TRACES = {
         CONSTANT,
         {"kind": "sequence_regression"},
     ),
+} | {
+    f"cell-{name}": Trace(
+        {"kind": "recurrent", "units": [8], **fields}, {"kind": "adam"}, CONSTANT, {"kind": "tagging"}
+    )
+    for name, fields in CELLS.items()
 }
 
 
