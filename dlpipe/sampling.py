@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +35,8 @@ def stage_to_sample(plan: Plan, where: Mapping[str, str], seed: int) -> Stage:
         if all(variant.levels.get(axis) == level for axis, level in where.items())
     ]
     if not variants:
-        raise SamplingError(
-            f"{experiment.name} has no variant at " + ", ".join(f"{axis}={level}" for axis, level in where.items())
-        )
+        asked = ", ".join(f"{axis}={level}" for axis, level in where.items())
+        raise SamplingError(f"{experiment.name} has no variant at {asked}; {_axes(experiment.loaded.axes)}")
     found: dict[str, tuple[Stage, Mapping[str, str]]] = {}
     for variant in variants:
         chains = [chain for chain in variant.chains if seed in plan.stages[chain[-1]].seeds]
@@ -54,6 +53,14 @@ def stage_to_sample(plan: Plan, where: Mapping[str, str], seed: int) -> Stage:
         choices = "\n".join(f"  {_options(levels)}" for _, levels in found.values())
         raise SamplingError(f"{experiment.name} has several models to sample; choose one:\n{choices}")
     return next(iter(found.values()))[0]
+
+
+def _axes(axes: Mapping[str, Sequence[str]]) -> str:
+    """What there is to choose from."""
+    if not axes:
+        return "it has no axes: leave out --where"
+    lines = [f"  {axis}: {', '.join(levels)}" for axis, levels in axes.items()]
+    return "\n".join(("its axes and their levels are:", *lines))
 
 
 def _sampled(chain: list[Stage]) -> Stage | None:
@@ -199,6 +206,13 @@ def write(samples: np.ndarray, path: Path) -> None:
     else:
         raise SamplingError(f"{path}: samples are written as .png or .npz")
     write_atomically(path, file.getvalue())
+
+
+def write_text(text: str, path: Path) -> None:
+    """The text and an end of line, complete or absent. Raises SamplingError for another ending than .txt."""
+    if path.suffix != ".txt":
+        raise SamplingError(f"{path}: text is written as .txt")
+    write_atomically(path, f"{text}\n")
 
 
 def _options(levels: Mapping[str, str]) -> str:

@@ -214,7 +214,7 @@ def test_samples_of_a_layer_and_of_a_stack(spoilt, capsys):
     [
         ((), 1, "has several models to sample; choose one:\n  --where depth=1\n  --where depth=2"),
         (("--where", "depth=3"), 1, "nothing there that can be sampled"),  # an autoencoder is on top
-        (("--where", "depth=9"), 1, "no variant at depth=9"),
+        (("--where", "depth=9"), 1, "no variant at depth=9; its axes and their levels are:\n  depth: 1, 2, 3"),
         (("--where", "depth"), 2, "--where is AXIS=LEVEL"),
         (("--where", "depth=1", "--seed", "7"), 1, "trains seeds 0, 1, 2, not 7"),
         (("--where", "depth=1", "--label", "3"), 1, "trained without labels"),

@@ -84,3 +84,5 @@ def test_of_a_generative_model_it_is_the_model_that_is_sampled(tmp_path: Path) -
     plan = plan_of(tmp_path, text.replace("{kind: classification}", "{kind: generative}"))
     stage = sampling.stage_to_sample(plan, {}, 0)
     assert (stage.rule, stage.spec["model"]["kind"]) == ("finetune", "dbn")
+    with pytest.raises(sampling.SamplingError, match="no variant at depth=3; it has no axes: leave out --where"):
+        sampling.stage_to_sample(plan, {"depth": "3"}, 0)

@@ -122,6 +122,9 @@ def test_the_command_prints_or_writes(
     assert sample(store, stage, *options, "--to", str(tmp_path / "mine.txt")) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'mine.txt'}\n"
     assert (tmp_path / "mine.txt").read_text() == printed
+    assert sample(store, stage, *options, "--to", str(tmp_path / "mine.png")) == 1
+    assert f"{tmp_path / 'mine.png'}: text is written as .txt" in capsys.readouterr().err
+    assert not (tmp_path / "mine.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -131,6 +134,8 @@ def test_the_command_prints_or_writes(
         (("--steps", "5"), "--steps does not apply"),
         (("--count", "5"), "--count does not apply"),
         (("--temperature", "-1"), "-1.0 is not in the range"),
+        (("--temperature", "nan"), "nan is not a finite number"),
+        (("--temperature", "inf"), "inf is not a finite number"),
     ],
 )
 def test_options_of_pictures_are_refused_of_text(

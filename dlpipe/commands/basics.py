@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,3 +23,13 @@ def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--data", type=folder, default="data", show_default=True, help="Folder of raw and prepared data."
     )(command)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers; click's own lets NaN through, and infinity where there is no upper end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number

@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from dlpipe.artifacts import Store, read_stage
-from dlpipe.commands.basics import examples
+from dlpipe.commands.basics import FiniteRange, examples
 from dlpipe.commands.options import WHAT, experiment_options, load_plan
-from dlpipe.files import write_atomically
 
 OF_PICTURES = {"count": 100, "steps": 1000, "label": None}
 """Options of pictures alone, and what they are if not given."""
@@ -38,7 +37,7 @@ OF_TEXT = {"prompt": None, "length": 1000, "temperature": 1.0}
 @click.option("--length", type=click.IntRange(1), help="Text: tokens to write.  [default: 1000]")
 @click.option(
     "--temperature",
-    type=click.FloatRange(0.0),
+    type=FiniteRange(0.0),
     help="Text: each token comes from softmax(logits / temperature); 0: always the most likely.  [default: 1]",
 )
 @click.option("--noise", type=click.IntRange(0), default=0, show_default=True, help="Another number, other samples.")
@@ -78,7 +77,7 @@ def sample_command(
         if target is None:
             click.echo(text)
         else:
-            write_atomically(target, f"{text}\n")
+            sampling.write_text(text, target)
     else:
         own = _own(OF_PICTURES, given, "pictures")
         own["gibbs_steps"], label = own.pop("steps"), own["label"]

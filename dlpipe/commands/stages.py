@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dlpipe.artifacts import Store
-from dlpipe.commands.basics import examples
+from dlpipe.commands.basics import FiniteRange, examples
 from dlpipe.commands.making import make_stages
 from dlpipe.commands.options import WHAT, experiment_options, load_plan, stages_to_make
 
@@ -61,7 +61,7 @@ _ranks_option = click.option(
 )
 _deadline_option = click.option(
     "--deadline",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     metavar="SECONDS",
     help="Save and stop in time for this; the same command goes on.",
 )

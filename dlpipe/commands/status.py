@@ -16,7 +16,7 @@ import click
 
 from dlpipe.artifacts import Stage, Store, read_stage
 from dlpipe.cli import FAILED, INTERRUPTED, OK
-from dlpipe.commands.basics import examples
+from dlpipe.commands.basics import FiniteRange, examples
 from dlpipe.commands.options import experiment_options, load_plan
 from dlpipe.errors import StepError
 from dlpipe.plan import EXPERIMENTS
@@ -54,7 +54,7 @@ class Asked:
 )
 @partial(experiment_options, required=False)
 @click.option("--watch", is_flag=True, help="Look again and again, until nothing is left to run or Ctrl-C (exit 130).")
-@click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two looks.")
+@click.option("--every", type=FiniteRange(0.1), default=2.0, show_default=True, help="Seconds between two looks.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--targets", is_flag=True, help="Print the files that snakemake is to make anew, and nothing else.")
 def status_command(
