@@ -30,7 +30,7 @@ LEAST_TO_CUT = 20 * LEAST
 
 
 def corpus(train: str, valid: str, test: str, spec: Corpus) -> SequenceExamples:
-    """A text that comes in three parts. Raises DataError when a part is shorter than what is asked for, or one token."""
+    """A text that comes in three parts. Raises DataError for a part of one token, or shorter than what is asked for."""
     if spec.by == WORD:
         return _examples((words(train), words(valid), words(test)), spec)
     return _examples((train, valid, test), spec)

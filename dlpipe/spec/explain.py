@@ -20,7 +20,8 @@ Explained = tuple[Path, Mark, str, str | None]
 
 def explain(error: ValidationError, model: type[BaseModel], root: Node, at: Path = ()) -> list[Explained]:
     """Every error in words. `root` is the node that was validated, `at` its path in the document, for the messages."""
-    found = [(each["type"], _explained(dict(each), model, root, at)) for each in error.errors(include_url=False)]
+    errors: list[dict[str, Any]] = [dict(each) for each in error.errors(include_url=False)]
+    found = [(each["type"], _explained(each, model, root, at)) for each in errors if not _short_of_sound_items(each)]
     return [each for kind, each in found if kind != "missing" or not _misspelt(each[0], found)]
 
 
@@ -61,6 +62,11 @@ def _explained(error: dict[str, Any], model: type[BaseModel], root: Node, at: Pa
     message = f"{path_text(at + path)} must be {expected(annotation, metadata)}, not {described(written)}"
     mark = node.mark if node is not None else _key_mark(root, path)
     return at + path, mark, message, _advice(written, annotation)
+
+
+def _short_of_sound_items(error: dict[str, Any]) -> bool:
+    """Whether a list is too short only because wrong items, each an error of its own, do not count for pydantic."""
+    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
 
 
 def _misspelt(path: Path, found: list[tuple[str, Explained]]) -> bool:
@@ -121,13 +127,26 @@ def expected(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         values = [str(value) for value in get_args(base)]
         return listed(values, "or") if len(values) < 3 else f"one of {listed(values, 'or')}"
     if origin in (tuple, list):
-        return "a list"
+        return _list_of(get_args(base), metadata)
     if origin is dict:
         return next((f"a mapping such as {each.text}" for each in metadata if isinstance(each, Example)), "a mapping")
     if base is str:
         return "a text that is not empty" if any(getattr(m, "min_length", 0) for m in metadata) else "a text"
     words = {bool: "true or false", int: "a whole number", float: "a number"}.get(base, "another value")
     return words + _bounds(metadata)
+
+
+PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "a text": "texts", "a mapping": "mappings"}
+
+
+def _list_of(items: Sequence[Any], metadata: Sequence[Any]) -> str:
+    """`a list of whole numbers above 0`, `a list of one or more texts`; of what has no plural `a list`."""
+    item = expected(items[0]) if items else ""
+    plural = next((many + item.removeprefix(one) for one, many in PLURALS.items() if item.startswith(one)), "")
+    filled = any(getattr(each, "min_length", 0) for each in metadata)
+    if not plural:
+        return "a list that is not empty" if filled else "a list"
+    return f"a list of {'one or more ' if filled else ''}{plural}"
 
 
 def _bounds(metadata: Sequence[Any]) -> str:

@@ -28,7 +28,7 @@ BLOCKS: dict[str, int] = {"elman": 1, "jordan": 1, "lstm": 4, "gru": 3, "mut1": 
 PREDICTIONS = ("language_model", "continuation", "next_frame")
 """Tasks that ask for what a cell that reads backwards has seen."""
 NO_SOFTMAX = {
-    "sequence_regression": "has one output, whose softmax is always 1, so that nothing would come back: feedback linear",
+    "sequence_regression": "has one output, whose softmax is always 1, so that nothing comes back: feedback linear",
     "next_frame": "has keys that are down or not, each on its own, and a softmax is of classes: feedback sigmoid",
 }
 """Tasks whose outputs are no classes: why a jordan network is not to feed their softmax back."""

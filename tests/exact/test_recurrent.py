@@ -353,7 +353,7 @@ def test_what_comes_next_is_not_asked_of_both_directions() -> None:
 
 @pytest.mark.parametrize(
     ("slug", "fitting", "advice"),
-    [("sequence_regression", "linear", "nothing would come back"), ("next_frame", "sigmoid", "is of classes")],
+    [("sequence_regression", "linear", "nothing comes back"), ("next_frame", "sigmoid", "is of classes")],
 )
 def test_a_jordan_network_feeds_no_softmax_back_of_what_are_no_classes(slug: str, fitting: Any, advice: str) -> None:
     task: Any = SimpleNamespace(slug=slug, sequential=True)
