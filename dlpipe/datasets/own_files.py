@@ -11,7 +11,11 @@ from dlpipe.files import sha256_of_file
 
 def existing(path: str, field: str) -> Path:
     """Raises RequestError, naming the field of the data set, when there is no such file."""
+    if not path.strip():
+        raise RequestError(f"dataset.{field}: the path is empty; name a file")
     file = Path(path).expanduser()
+    if file.is_dir():
+        raise RequestError(f"dataset.{field}: {path} is a folder; name a file in it")
     if not file.is_file():
         raise RequestError(
             f"dataset.{field}: no file {path}; a relative path starts from the folder you run in, {Path.cwd()}"

@@ -220,6 +220,15 @@ def test_pydoc_is_the_help_topics_of_this_python(monkeypatch: pytest.MonkeyPatch
         Pydoc.sources(specs.Pydoc())
 
 
+@pytest.mark.parametrize("path", ["", " ", ".", "{folder}"])
+def test_own_text_that_is_no_file(tmp_path: Path, path: str) -> None:
+    given = path.format(folder=tmp_path)
+    fault = f"{given} is a folder; name a file in it" if given.strip() else "the path is empty; name a file"
+    with pytest.raises(RequestError) as caught:
+        Text.sources(specs.Text(text=given))
+    assert str(caught.value) == f"dataset.text: {fault}"
+
+
 PYDOC = """\
 title: Help topics
 dataset: {kind: pydoc}
