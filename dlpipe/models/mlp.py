@@ -20,7 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dlpipe.layers.units import Generators, draw
+from dlpipe.layers.units import Generators
+from dlpipe.models.dropout import dropout
 
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}
 Init = Literal["uniform_fan_in", "glorot_uniform", "glorot_sigmoid", "he_normal", "zeros"]
@@ -95,7 +96,7 @@ class MLP(nn.Module):
         """The hidden layers' activations [B, units_l], from the input upwards."""
         layers = []
         for W, b in list(zip(self.weights, self.biases, strict=True))[:-1]:
-            x = self._silence(self.activation(_affine(x, W, b)), generator)
+            x = dropout(self.activation(_affine(x, W, b)), self.dropout, generator, training=self.training)
             layers.append(x)
         return layers
 
@@ -103,15 +104,6 @@ class MLP(nn.Module):
         """[B, inputs] -> logits [B, outputs]. Dropout acts in training mode and then draws from `generator`."""
         top = self.hidden(x, generator)[-1] if len(self.weights) > 1 else x
         return _affine(top, self.weights[-1], self.biases[-1])
-
-    def _silence(self, h: Tensor, generator: Generators | None) -> Tensor:
-        """Dropout: a unit is 0 with probability `dropout`, else scaled up so that its mean stays."""
-        if not self.training or not self.dropout:
-            return h
-        if generator is None:
-            raise ValueError("dropout in training mode needs a generator")
-        kept = draw(Tensor.uniform_, torch.empty(h.shape, device=h.device), generator) >= self.dropout
-        return h * kept / (1 - self.dropout)
 
 
 def _affine(x: Tensor, W: Tensor, b: Tensor) -> Tensor:

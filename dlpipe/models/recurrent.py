@@ -23,6 +23,7 @@ from torch.nn.functional import embedding as rows_of
 from torch.nn.functional import linear
 
 from dlpipe.models.cells import GRU, LSTM, MUT1, MUT2, MUT3, Cell, Elman, Init, Jordan, State, draw
+from dlpipe.models.dropout import dropout
 
 
 class Recurrent(nn.Module):
@@ -122,7 +123,7 @@ class Recurrent(nn.Module):
         x = inputs.t() if self.tokens else inputs.transpose(0, 1)  # [T, B, ...]: a step's numbers side by side
         if self.embedding is not None:
             x = rows_of(x, self.embedding) if self.tokens else x @ self.embedding
-            x = self._silence(x, generator)
+            x = dropout(x, self.dropout, generator, training=self.training)
         rest = list(self.empty_state(x.shape[1]) if state is None else state)
         last: list[Tensor] = []
         for cells in self.layers:
@@ -134,7 +135,8 @@ class Recurrent(nn.Module):
                 sides.append(turned(y, lengths) if direction else y)
                 last += new
             x = torch.cat(sides, dim=-1) if len(sides) > 1 else sides[0]
-            x = self._silence(x, generator) if self.output else x
+            if self.output:
+                x = dropout(x, self.dropout, generator, training=self.training)
         x = x.transpose(0, 1).contiguous()  # here, as the outputs may be much wider
         return (linear(x, self.output["W_y"], self.output["b_y"]) if self.output else x), tuple(
             last
@@ -142,15 +144,6 @@ class Recurrent(nn.Module):
 
     def _cells(self) -> list[Any]:
         return [cell for layer in self.layers for cell in layer]
-
-    def _silence(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Dropout: a unit is 0 with probability `dropout`, else scaled up so that its mean stays."""
-        if not self.training or not self.dropout:
-            return h
-        if generator is None:
-            raise ValueError("dropout in training mode needs a generator")
-        kept = torch.rand(h.shape, generator=generator, device=h.device) >= self.dropout
-        return h * kept / (1 - self.dropout)
 
 
 CELLS: dict[str, type[Cell]] = {
