@@ -231,7 +231,7 @@ class GRU(Cell):
             n = torch.tanh(a_n + r * torch.addmm(self.b_hn, h, candidate.t()))
         else:
             n = torch.tanh(torch.addmm(a_n, r * h, candidate.t()))
-        return (between(n, h, z),)
+        return (lerp(n, h, z),)
 
     def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         if not self.reset_after:
@@ -262,7 +262,7 @@ class MUT1(Cell):
         a_z, a_r, a_h = a.chunk(3, dim=1)
         W_hr, W_hh = self.W_h.chunk(2)
         r = torch.sigmoid(torch.addmm(a_r, h, W_hr.t()))
-        return (between(h, torch.tanh(torch.addmm(a_h, r * h, W_hh.t())), torch.sigmoid(a_z)),)
+        return (lerp(h, torch.tanh(torch.addmm(a_h, r * h, W_hh.t())), torch.sigmoid(a_z)),)
 
 
 class MUT2(Cell):
@@ -288,7 +288,7 @@ class MUT2(Cell):
         gates, W_hh = self.W_h.split([2 * self.units, self.units])
         a_gates, a_h = a.split([2 * self.units, self.units], dim=1)
         z, r = torch.sigmoid(torch.addmm(a_gates, h, gates.t())).chunk(2, dim=1)
-        return (between(h, torch.tanh(torch.addmm(a_h, r * h, W_hh.t())), z),)
+        return (lerp(h, torch.tanh(torch.addmm(a_h, r * h, W_hh.t())), z),)
 
 
 class MUT3(Cell):
@@ -310,7 +310,7 @@ class MUT3(Cell):
         W_hz, W_hr, W_hh = self.W_h.chunk(3)
         z = torch.sigmoid(torch.addmm(a_z, torch.tanh(h), W_hz.t()))
         r = torch.sigmoid(torch.addmm(a_r, h, W_hr.t()))
-        return (between(h, torch.tanh(torch.addmm(a_h, r * h, W_hh.t())), z),)
+        return (lerp(h, torch.tanh(torch.addmm(a_h, r * h, W_hh.t())), z),)
 
 
 def _as_many(cell: Cell, inputs: int, units: int) -> None:
@@ -349,7 +349,7 @@ def draw(
     parameter.copy_(fresh)
 
 
-def between(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+def lerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
     """(1 - share) * start + share * end. In bfloat16 the products are, but a state stays in float32."""
     dtype = torch.promote_types(start.dtype, end.dtype)
     return torch.lerp(start.to(dtype), end.to(dtype), share.to(dtype))
