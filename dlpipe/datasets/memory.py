@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from dlpipe.datasets.draws import Draws
-from dlpipe.datasets.sequences import NOT_ASKED, Sequences
+from dlpipe.datasets.sequences import IGNORE_INDEX, Sequences
 
 
 def adding(n: int, steps: int, draws: Draws) -> Sequences:
@@ -43,7 +43,7 @@ def copying(n: int, symbols: int, length: int, delay: int, draws: Draws) -> Sequ
     tokens = np.full((n, steps), blank, np.int32)
     tokens[:, :length] = symbol
     tokens[:, length + delay - 1] = sign
-    targets = np.full((n, steps), NOT_ASKED, np.int64)
+    targets = np.full((n, steps), IGNORE_INDEX, np.int64)
     targets[:, length + delay :] = symbol
     return Sequences(tokens.ravel(), _lengths(n, steps), targets.ravel())
 
@@ -51,7 +51,7 @@ def copying(n: int, symbols: int, length: int, delay: int, draws: Draws) -> Sequ
 def look_ahead(n: int, symbols: int, steps: int, distance: int, draws: Draws) -> Sequences:
     """Tokens 0 ... symbols - 1 and as many classes; the first and the last `distance` steps are not asked about."""
     tokens = draws.below(symbols, n, steps)
-    targets = np.full((n, steps), NOT_ASKED, np.int64)
+    targets = np.full((n, steps), IGNORE_INDEX, np.int64)
     targets[:, distance : steps - distance] = np.maximum(tokens[:, : -2 * distance], tokens[:, 2 * distance :])
     return Sequences(tokens.astype(np.int32).ravel(), _lengths(n, steps), targets.ravel())
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dlpipe.datasets.sources import DataError
 
-NOT_ASKED = -1
+IGNORE_INDEX = -1
 """The target of a step of which nothing is asked."""
 
 

@@ -25,7 +25,7 @@ from itertools import chain, repeat
 import numpy as np
 
 from dlpipe.datasets.draws import Draws
-from dlpipe.datasets.sequences import NOT_ASKED, Sequences
+from dlpipe.datasets.sequences import IGNORE_INDEX, Sequences
 
 LETTERS, DIGITS = string.ascii_lowercase, string.digits
 END = "."
@@ -111,7 +111,7 @@ def asked_from(strings: Sequence[str], vocabulary: Sequence[str], start: Callabl
     targets = np.roll(sequences.inputs, -1).astype(np.int64)
     end = 0
     for each in strings:
-        targets[end : end + start(each)] = NOT_ASKED
+        targets[end : end + start(each)] = IGNORE_INDEX
         end += len(each)
-        targets[end - 1] = NOT_ASKED
+        targets[end - 1] = IGNORE_INDEX
     return Sequences(sequences.inputs, sequences.lengths, targets)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 CHUNK = 4096
 """Examples that go through a model at once; fixed, so that the sums are the same bytes whoever asks."""
-NOT_ASKED = -1
+IGNORE_INDEX = -1
 """The target of a step of which nothing is asked."""
 
 

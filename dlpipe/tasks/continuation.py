@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dlpipe.tasks.base import CHUNK, NOT_ASKED, Measured, Sequences, evaluating, of_every_sequence_split
+from dlpipe.tasks.base import CHUNK, IGNORE_INDEX, Measured, Sequences, evaluating, of_every_sequence_split
 from dlpipe.tasks.feeding import continued, fed
 
 
@@ -46,7 +46,7 @@ class Continuation:
         targets = self.asked(tokens, lengths)
         inputs = fed(model, tokens[:, :-1], generator, given=self.prompt, epsilon=self.epsilon).tokens
         logits, _ = model(inputs, generator)
-        loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NOT_ASKED)
+        loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach(), "epsilon": loss.new_tensor(self.epsilon)}
 
@@ -54,7 +54,7 @@ class Continuation:
         """The token that follows each but the last, [B, T - 1]; -1 within the prompt and behind the end."""
         places = torch.arange(1, tokens.shape[1])
         there = (places >= self.prompt) & (places < lengths[:, None])
-        return tokens[:, 1:].masked_fill(~there.to(tokens.device), NOT_ASKED)
+        return tokens[:, 1:].masked_fill(~there.to(tokens.device), IGNORE_INDEX)
 
     def validate(self, model: nn.Module, split: Sequences) -> dict[str, float]:
         """`loss`, `error` and `free_running_error`, over all tokens behind the prompts."""
@@ -65,10 +65,10 @@ class Continuation:
                 logits, _ = model(tokens[:, :-1])
                 nats += float(
                     cross_entropy(
-                        logits.flatten(0, 1).double(), targets.flatten(), ignore_index=NOT_ASKED, reduction="sum"
+                        logits.flatten(0, 1).double(), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
                     )
                 )
-                there = targets != NOT_ASKED
+                there = targets != IGNORE_INDEX
                 wrong += int(((logits.argmax(dim=2) != targets) & there).sum())
                 alone = continued(model, tokens[:, : self.prompt], tokens.shape[1] - self.prompt, temperature=0.0)
                 wrong_alone += int(((alone != tokens[:, self.prompt :]) & there[:, self.prompt - 1 :]).sum())

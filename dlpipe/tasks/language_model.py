@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dlpipe.tasks.base import CHUNK, NOT_ASKED, Measured, Sequences, evaluating, of_every_sequence_split
+from dlpipe.tasks.base import CHUNK, IGNORE_INDEX, Measured, Sequences, evaluating, of_every_sequence_split
 from dlpipe.tasks.softmax import cross_entropy_in_place
 
 
@@ -72,12 +72,14 @@ class LanguageModel:
         now, later = tokens[:-1], tokens[1:]
         missing = columns * length - len(now)  # at the end of the last column
         now = torch.cat((now, now.new_zeros(missing))).view(columns, length)
-        later = torch.cat((later, later.new_full((missing,), NOT_ASKED))).view(columns, length)
+        later = torch.cat((later, later.new_full((missing,), IGNORE_INDEX))).view(columns, length)
         total, state, steps = 0.0, None, max(1, CHUNK // columns)
         with evaluating(model):
             for window, targets in zip(now.split(steps, dim=1), later.split(steps, dim=1), strict=True):
                 logits, state = model(window, state=state)
-                nats = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NOT_ASKED, reduction="none")
+                nats = cross_entropy(
+                    logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+                )
                 total += float(nats.double().sum())
         return total / (len(tokens) - 1)
 

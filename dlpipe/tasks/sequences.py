@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss, pad
 
-from dlpipe.tasks.base import CHUNK, NOT_ASKED, Measured, Sequences, evaluating, of_every_sequence_split
+from dlpipe.tasks.base import CHUNK, IGNORE_INDEX, Measured, Sequences, evaluating, of_every_sequence_split
 
 
 class NextFrame:
@@ -78,7 +78,7 @@ class Tagging:
     ) -> dict[str, Tensor]:
         """Adds the gradient of the batch's mean cross-entropy a step to `.grad`; returns that loss."""
         logits, _ = model(inputs, generator, lengths=lengths)
-        loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=NOT_ASKED)
+        loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
         loss.backward()  # type: ignore[no-untyped-call]
         return {"loss": loss.detach()}
 
@@ -88,7 +88,7 @@ class Tagging:
         with evaluating(model):
             for inputs, targets, lengths in split.chunks(CHUNK):
                 logits, _ = model(inputs, lengths=lengths)
-                there = targets != NOT_ASKED
+                there = targets != IGNORE_INDEX
                 logits, targets = logits[there], targets[there]
                 nats += float(cross_entropy(logits.double(), targets, reduction="sum"))
                 wrong += int((logits.argmax(dim=1) != targets).sum())

@@ -25,7 +25,7 @@ from dlpipe.runtime.loop import from_cleared, train
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.optimizers import OptimizerSpec
 from dlpipe.spec.training import TrainingSpec
-from dlpipe.tasks.base import NOT_ASKED
+from dlpipe.tasks.base import IGNORE_INDEX
 from dlpipe.tasks.classification import Classification
 from dlpipe.tasks.continuation import Continuation
 from dlpipe.tasks.feeding import drawn, fed, teacher_forcing
@@ -208,7 +208,7 @@ def music() -> Tensor:
 
 def tags() -> Tensor:
     """[B, T] int64: whether a word's number is odd, nothing behind the ends."""
-    return (words() % 2).masked_fill(torch.arange(35) >= LENGTHS[:, None], NOT_ASKED)
+    return (words() % 2).masked_fill(torch.arange(35) >= LENGTHS[:, None], IGNORE_INDEX)
 
 
 WRITER = {"inputs": WORDS, "outputs": WORDS, "tokens": True, "units": [200, 200]}
