@@ -15,6 +15,8 @@ gold tokens y_t and the model's own, all steps of a training sequence at the upd
     exponential       epsilon_i = base^i
     inverse sigmoid   epsilon_i = k / (k + exp(i / k))
 
+These five (section 2.4 of the paper) are functions of i, the number of updates before this one.
+
 A model here is anything that maps tokens [B, T], a generator and a `state` to logits [B, T, tokens] and the state
 after them: a recurrent network, or the decoder of one that has read something else before.
 """
@@ -31,22 +33,27 @@ from dlpipe.tasks.base import evaluating
 
 
 def teacher_forcing(step: int) -> float:
+    """Always the data's: the probability 1 at every update."""
     return 1.0
 
 
 def always_sampling(step: int) -> float:
+    """Always the model's own: the probability 0 at every update."""
     return 0.0
 
 
 def linear(step: int, *, slope: float, start: float, floor: float) -> float:
+    """From `start` down by `slope` an update to `floor`, both in [0, 1], after `step` updates."""
     return max(floor, start - slope * step)
 
 
 def exponential(step: int, *, base: float) -> float:
+    """From 1 towards 0 after `step` updates, each of which leaves the share `base` of it, in (0, 1)."""
     return float(base**step)
 
 
 def inverse_sigmoid(step: int, *, k: float) -> float:
+    """From k / (k + 1) towards 0 after `step` updates, a half after k log k of them; k is 1 or above."""
     odds = math.exp(math.log(k) - step / k)  # k / exp(i / k), which does not overflow
     return odds / (1.0 + odds)
 

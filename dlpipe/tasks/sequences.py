@@ -33,6 +33,7 @@ class NextFrame:
         self.over_time = over_time
 
     def outputs(self, features: int, classes: int) -> int:
+        """A logit a feature of a frame, such as a key."""
         return features
 
     def step(self, model: nn.Module, frames: Tensor, lengths: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -104,6 +105,7 @@ class SequenceRegression:
     """Asked of a model that maps sequences [B, T, ...] to one output a step, the last of which counts; targets [B]."""
 
     def outputs(self, features: int, classes: int) -> int:
+        """The number itself, linear."""
         return 1
 
     def step(
