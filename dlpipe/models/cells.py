@@ -101,6 +101,8 @@ class Elman(Cell):
         return (self.activation(torch.addmm(a, h, self.W_h.t())),)
 
     def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """[T, B, inputs] and (h,), [B, units] -> outputs [T, B, units] and (h,) after the last step; by torch.rnn_tanh
+        if the activation is tanh."""
         if self.activation is not torch.tanh:
             return self.scan(x, state)
         return library(torch.rnn_tanh, x, state, [self.W_x, self.W_h, self.b, torch.zeros_like(self.b)])
@@ -138,6 +140,7 @@ class Jordan(Cell):
         return len(self.b_y)
 
     def step(self, a: Tensor, state: State) -> State:
+        """One step from a [B, units]: the state (y,) is as wide as the outputs, [B, outputs], not as the units."""
         (y,) = state
         h = self.activation(torch.addmm(a, self.feedback(y), self.W_h.t()))
         return (torch.addmm(self.b_y, h, self.W_y.t()),)
@@ -199,6 +202,8 @@ class LSTM(Cell):
         return torch.sigmoid(total)
 
     def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """[T, B, inputs] and (h, c), [B, units] each -> outputs [T, B, units] and (h, c) after the last step; by
+        torch.lstm if it has all gates and no peepholes."""
         if len(self.parts) < 4 or len(self.peepholes):
             return self.scan(x, state)
         return library(torch.lstm, x, state, [self.W_x, self.W_h, self.b, torch.zeros_like(self.b)])
@@ -234,6 +239,8 @@ class GRU(Cell):
         return (lerp(n, h, z),)
 
     def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """[T, B, inputs] and (h,), [B, units] -> outputs [T, B, units] and (h,) after the last step; by torch.gru with
+        `reset_after`."""
         if not self.reset_after:
             return self.scan(x, state)
         b_h = torch.cat([self.b_hn.new_zeros(2 * self.units), self.b_hn])

@@ -3,18 +3,20 @@
 Papers: elman1990; zaremba2014 (stacks, dropout on the connections that are not recurrent, uniform initial weights);
 schuster1997 (both directions). The cells: dlpipe/models/cells.py.
 
-    x^0_t = x_t, or the embedding E[x_t] of a token
-    h^l_t = cell_l(drop(h^{l-1}_t), h^l_{t-1})        l = 1 ... L
-    y_t = W_y drop(h^L_t) + b_y                       one product for all steps
+    x^0_t = x_t, or with an embedding drop(E[x_t]) of a token, drop(E' x_t) of numbers
+    h^l_t = cell_l(x^{l-1}_t, h^l_{t-1})              l = 1 ... L
+    x^l_t = drop(h^l_t)
+    y_t = W_y x^L_t + b_y                             one product for all steps
 
 In both directions a layer has two cells, one of which reads the sequence from its end; what it hands up is both side
 by side. `drop` silences units anew at every step and never acts on what comes from step t - 1. A jordan cell is its
-own output layer.
+own output layer, of which nothing is dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -65,16 +67,12 @@ class Recurrent(nn.Module):
             "lstm": {"forget_bias": forget_bias, "peepholes": peepholes, "without": without},
             "gru": {"reset_after": reset_after},
         }
-        below = inputs if embedding is None else embedding
-        self.layers: Any = nn.ModuleList()
-        for width in units:
-            cells = [
-                CELLS[cell](below, width, **options.get(cell, {})) for _ in range(2 if directions == "both" else 1)
-            ]
-            self.layers.append(nn.ModuleList(cells))
-            below = sum(each.outputs for each in cells)
+        new_cell = partial(CELLS[cell], **options.get(cell, {}))
+        sides = 2 if directions == "both" else 1
+        self.layers: Any = stacked(new_cell, inputs if embedding is None else embedding, units, sides)
         self.output = nn.ParameterDict()
         if cell != "jordan":
+            below = sum(each.outputs for each in self._cells()[-sides:])
             self.output.update({"W_y": torch.zeros(outputs, below), "b_y": torch.zeros(outputs)})
 
     @torch.no_grad()
@@ -130,7 +128,7 @@ class Recurrent(nn.Module):
             sides = []
             for direction, cell in enumerate(cells):
                 old, rest = tuple(rest[: cell.states]), rest[cell.states :]
-                through = cell.scan if len(x) == 1 else cell.run  # the library sets out for a single step at a loss
+                through = cell.scan if len(x) == 1 else cell.run  # a kernel's setup costs more than one step
                 y, new = through(turned(x, lengths) if direction else x, old)
                 sides.append(turned(y, lengths) if direction else y)
                 last += new
@@ -155,6 +153,17 @@ CELLS: dict[str, type[Cell]] = {
     "mut2": MUT2,
     "mut3": MUT3,
 }
+
+
+def stacked(new_cell: Callable[[int, int], Cell], inputs: int, units: Sequence[int], sides: int) -> nn.ModuleList:
+    """Layers of so many `units`, from the one above the inputs upwards; each has a cell for every one of the `sides`,
+    its directions, and reads all that the layer below hands up."""
+    layers = nn.ModuleList()
+    for width in units:
+        cells = [new_cell(inputs, width) for _ in range(sides)]
+        layers.append(nn.ModuleList(cells))
+        inputs = sum(cell.outputs for cell in cells)
+    return layers
 
 
 def turned(x: Tensor, lengths: Tensor | None = None) -> Tensor:
