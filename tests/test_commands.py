@@ -243,6 +243,8 @@ def test_the_schema_is_json(capsys):
         (["plan", "small", "-s", "finetune.duration.epoch=5"], "did you mean 'epochs'?"),
         (["plan", "small", "--scale", "huge"], "'huge' is not one of 'demo', 'lab', 'paper'"),
         (["pretrain", "small", "--threads", "0"], "0 is not in the range x>=1"),
+        (["pretrain", "small", "--deadline", "nan"], "nan is not a finite number"),
+        (["status", "small", "--watch", "--every", "inf"], "inf is not a finite number"),
     ],
 )
 def test_usage_and_configuration_errors_are_exit_code_2(folder, capsys, arguments, message):
