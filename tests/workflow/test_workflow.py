@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -245,3 +246,44 @@ def test_a_users_file_that_is_missing_is_said_without_a_traceback(tmp_path):
     output = snakemake(tmp_path, "-n", code=1)
     assert "no file none.npz" in output
     assert "Traceback" not in output
+
+
+LANGUAGE = """\
+title: A language
+dataset: {kind: text, text: own.txt, by: character}
+model: {kind: recurrent, cell: elman, units: [16]}
+finetune:
+  task: {kind: language_model, unroll: 10}
+  duration: {epochs: 12}
+  batch_size: 5
+  optimizer: {kind: adam, learning_rate: 0.02}
+axes:
+  cell:
+    elman: {}
+    lstm: {model.cell: lstm}
+seeds: 3
+scales: {demo: {}}
+claims:
+  - says: A text that repeats itself is learnt.
+    metric: test_perplexity
+    value: 1
+    tolerance: 0.5
+figures:
+  - {kind: curves, metric: valid_perplexity, lines: cell}
+"""
+
+
+def test_a_text_of_ones_own_from_its_file_to_the_report_and_to_more_of_it(tmp_path):
+    copy_workflow(tmp_path)
+    write_experiment(tmp_path, LANGUAGE)
+    (tmp_path / "own.txt").write_text("to be or not to be\n" * 100)
+    counts = {"fetch": 1, "prepare": 1, "finetune": 2, "evaluate": 2, "plot": 1, "report": 1, "all": 1, "total": 9}
+    assert jobs(snakemake(tmp_path)) == counts
+    (judged,) = json.loads((tmp_path / "results" / "report" / "demo.json").read_text())["experiments"]
+    assert [claim["verdict"] for claim in judged["claims"]] == ["reproduced"]
+    words = [sys.executable, "-m", "dlpipe", "sample", "small", "--where", "cell=lstm", "--prompt", "to be or"]
+    done = subprocess.run(
+        [*words, "--temperature", "0", "--length", "30"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("to be or not to be\nto be or not to b"), done.stdout
