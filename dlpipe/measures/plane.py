@@ -54,6 +54,9 @@ class KlDivergence:
 
 
 def normalised(layer: RBM, inputs: Mapping[str, Tensor]) -> tuple[RBM, float]:
-    """The RBM in float64, and its log Z in nats by quadrature over a box around the training points."""
+    """The RBM in float64, and its log Z in nats by quadrature from a box around the training points on.
+
+    Raises NoIntegral.
+    """
     rbm = in_float64(layer)
     return rbm, log_partition(rbm.free_energy, box_around(inputs["train"].double()))

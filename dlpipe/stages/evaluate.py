@@ -26,6 +26,7 @@ from dlpipe.runtime.data import (
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.claims import DIVERGED
 from dlpipe.tasks.base import Measured, Task
+from dlpipe.tasks.quadrature import NoIntegral
 
 METRICS = ("seed", "metric", "value")
 FILTERS = 64
@@ -33,7 +34,8 @@ RECONSTRUCTIONS = 10
 
 
 def run(stage: Stage, store: Store, *, device: str = "auto", threads: int = 1) -> Artifact:
-    """Makes the metrics of `stage`. Raises ArtifactError when something that it reads is missing or broken."""
+    """Makes the metrics of `stage`. Raises ArtifactError when something that it reads is missing or broken, and
+    NoIntegral where a training diverged and that is no result."""
     if store.is_done(stage.rule, stage.id):
         return store.read_or_set_aside(stage.rule, stage.id)
     chosen = devices.prepare(device, threads)
@@ -69,12 +71,13 @@ class Evaluation:
         times: list[tuple[int, str, float]] = []
         measured: dict[int, Measured] = {}
         for seed in self.stage.seeds:
-            if seed not in self.diverged:
-                measured[seed] = self._measure(seed)
-                table += [(seed, metric, value) for metric, value in measured[seed].metrics.items()]
+            found = self._measure(seed)
+            if found is not None:
+                measured[seed] = found
+                table += [(seed, metric, value) for metric, value in found.metrics.items()]
                 table += [(seed, f"chosen_{name}", value) for name, value in self._chosen(seed).items()]
             if self._divergence_is_a_result():
-                table.append((seed, DIVERGED, float(seed in self.diverged)))
+                table.append((seed, DIVERGED, float(found is None)))
             times.append((seed, "train_seconds", self._seconds(seed)))
         outputs = self._outputs(measured) if measured else {}
         # Copies: several may be windows on the same test examples, and a file has no tensors that share memory.
@@ -96,7 +99,19 @@ class Evaluation:
         load_weights(model, self.model, seed)
         return model.to(self.device).eval()
 
-    def _measure(self, seed: int) -> Measured:
+    def _measure(self, seed: int) -> Measured | None:
+        """None of a seed whose training diverged. Without validation examples it may be seen here alone, by a density
+        that has no integral: raises NoIntegral where that is no result."""
+        if seed in self.diverged:
+            return None
+        try:
+            return self._measured(seed)
+        except NoIntegral as error:
+            if self._divergence_is_a_result():
+                return None
+            raise NoIntegral(f"seed {seed}: {error}; on_divergence: record makes it a result") from error
+
+    def _measured(self, seed: int) -> Measured:
         """What the task measures of the model, and the declared measures of it or of the lowest layer."""
         model = self._model(seed)
         splits = {name: split for name, split in self.splits.items() if len(split)}

@@ -6,6 +6,7 @@ Where x is a number or a point of the plane, Z is found by quadrature, so that a
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dlpipe.tasks.base import CHUNK, Examples, Measured
-from dlpipe.tasks.quadrature import MOST_DIMENSIONS, Box, Energy, box_around, grid, log_partition
+from dlpipe.tasks.quadrature import MOST_DIMENSIONS, Box, Energy, NoIntegral, box_around, grid, log_partition
 
 SHOWN = 1000
 """Test examples, and samples, in a figure."""
@@ -62,15 +63,22 @@ class Density:
         return {name: value.detach() for name, value in scalars.items()}
 
     def validate(self, model: EnergyModel, inputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """`log_likelihood` in nats, the mean over all examples; in more than two dimensions the mean `energy`."""
+        """`log_likelihood` in nats, the mean over all examples; in more than two dimensions the mean `energy`.
+
+        NaN where exp(-E) has no integral: a training that came to that has diverged, as by any number that is not
+        finite, which the loop judges for all ranks at once.
+        """
         exact = in_float64(model)
         energy = mean_energy(exact, inputs)
         if inputs.shape[1] > MOST_DIMENSIONS:
             return {"energy": energy}
-        return {"log_likelihood": -energy - log_partition(exact.energy, box_around(inputs.double()))}
+        try:
+            return {"log_likelihood": -energy - log_partition(exact.energy, box_around(inputs.double()))}
+        except NoIntegral:
+            return {"log_likelihood": math.nan}
 
     def measure(self, model: EnergyModel, splits: Mapping[str, Examples]) -> Measured:
-        """The same of every split, and `log_partition`; for the figures the density in the plane."""
+        """The same of every split, and `log_partition`; for the figures the density in the plane. Raises NoIntegral."""
         exact, test = in_float64(model), splits["test"].inputs
         energies = {name: mean_energy(exact, split.inputs) for name, split in splits.items()}
         if test.shape[1] > MOST_DIMENSIONS:

@@ -111,6 +111,17 @@ def test_what_has_no_integral_is_said() -> None:
         log_partition(lambda x: 1e7 * x.square().sum(dim=1), box)
 
 
+@pytest.mark.parametrize("precision", [0.0, 1e4, math.nan], ids=["flat", "narrow", "NaN"])
+def test_a_model_without_an_integral_has_no_likelihood(precision: float) -> None:
+    """A validation says so by NaN, which the loop takes for a divergence; what is to be a result is an error."""
+    made, x = model(units=()), data("two_moons", 50)
+    torch.nn.init.eye_(made.root_precision).detach().mul_(precision)
+    assert math.isnan(Langevin().validate(made, x, torch.zeros(50))["log_likelihood"])
+    split = Split(x, torch.zeros(50))
+    with pytest.raises(NoIntegral):
+        Langevin().measure(made, {"train": split, "test": split})
+
+
 def test_a_box_is_twice_as_wide_as_what_it_is_put_around() -> None:
     box = box_around(torch.tensor([[0.0, 5.0], [2.0, 4.0]]))
     assert box.low.tolist() == [-1.0, 3.5]

@@ -10,12 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from dlpipe.artifacts import Artifact, Stage, Store
+from dlpipe.errors import StepError
 from dlpipe.models.mlp import MLP
 from dlpipe.runtime.data import read_split
 from dlpipe.runtime.jobs import TrainingError
 from dlpipe.runtime.streams import stream
+from dlpipe.spec.datasets import Plane
 from dlpipe.stages import evaluate, finetune, pretrain
 from tests.stages.small import SGD, evaluate_stage, finetune_stage, prepared, pretrain_stage
+from tests.stages.test_prepare import make
 
 DEEP = {"kind": "mlp", "units": [8, 6]}
 STILL: dict[str, Any] = {"optimizer": {"kind": "sgd", "learning_rate": 1e-30}, "epochs": 0.1}
@@ -334,6 +337,42 @@ def test_divergence_stays_an_error_where_nothing_is_said_of_it(store: Store) -> 
     stage = finetune_stage(prepared(store), model=RELU, optimizer={**SGD, "learning_rate": 1e6})
     with pytest.raises(TrainingError, match="training has diverged"):
         finetune.run(stage, store)
+
+
+def narrow_energy(store: Store, valid: int, **fields: Any) -> Stage:
+    """One step that is too long: what seed 2 then has is too narrow for any grid, while its loss is finite. Of these
+    two seeds that is so of this one alone at rates from 360 to 430, with or without validation examples."""
+    data = make(Plane(shape="two_moons", train=200, test=50, valid=valid), store).stage.id
+    energy, task = {"kind": "energy", "units": []}, {"kind": "denoising_score_matching"}
+    sgd, one = {"kind": "sgd", "learning_rate": 400}, {"steps": 1}
+    return finetune_stage(data, model=energy, task=task, optimizer=sgd, duration=one, seeds=(0, 2), **fields)
+
+
+@pytest.mark.parametrize("valid", [50, 0])
+def test_an_energy_without_an_integral_has_diverged(store: Store, valid: int) -> None:
+    """It is seen at a validation, or where there is none when it is measured; the other seed is as ever."""
+    stage = narrow_energy(store, valid, on_divergence="record")
+    ended = [(row["seed"], row["step"]) for row in table(finetune.run(stage, store), "history.csv") if diverged(row)]
+    assert ended == ([("2", "1")] if valid else [])
+    found = evaluate.run(evaluate_stage(stage), store)
+    rows = {(row["seed"], row["metric"]): row["value"] for row in table(found, "metrics.csv")}
+    assert {metric: value for (seed, metric), value in rows.items() if seed == "2"} == {"diverged": "1"}
+    assert rows["0", "diverged"] == "0"
+    assert math.isfinite(float(rows["0", "test_log_likelihood"]))
+
+
+def diverged(row: dict[str, str]) -> bool:
+    return row["metric"] == "diverged"
+
+
+def test_an_energy_without_an_integral_is_an_error_where_nothing_is_said_of_it(store: Store) -> None:
+    with pytest.raises(TrainingError, match="seed 2: valid_log_likelihood is nan at step 1 of 1; training has diver"):
+        finetune.run(narrow_energy(store, 50), store)
+    finetune.run(stage := narrow_energy(store, 0), store)
+    with pytest.raises(
+        StepError, match=r"seed 2: log Z has no stable value .* on_divergence: record makes it a result"
+    ):
+        evaluate.run(evaluate_stage(stage), store)
 
 
 def test_seeds_that_train_are_measured_as_ever(store: Store) -> None:
