@@ -19,13 +19,14 @@ from dlpipe.layers.autoencoder import Autoencoder
 from dlpipe.models.energy import Energy
 from dlpipe.runtime.data import Split
 from dlpipe.runtime.optimizers import adam
+from dlpipe.spec.base import FAMILIES
 from dlpipe.spec.datasets import Images, Linear, Plane
 from dlpipe.spec.models import DeepAutoencoder, Mlp
 from dlpipe.spec.models import Energy as EnergySpec
-from dlpipe.spec.tasks import Classification, DensityTask
+from dlpipe.spec.tasks import Classification
 from dlpipe.spec.tasks import ExactLikelihood as ExactLikelihoodSpec
 from dlpipe.spec.tasks import Langevin as LangevinSpec
-from dlpipe.tasks.density import mean_energy, score
+from dlpipe.tasks.density import Density, mean_energy, score
 from dlpipe.tasks.likelihood import ExactLikelihood, Langevin, at
 from dlpipe.tasks.noise_contrastive import NoiseContrastive
 from dlpipe.tasks.quadrature import Box, NoIntegral, box_around, grid, log_partition
@@ -463,4 +464,11 @@ def test_models_and_tasks_that_do_not_fit_are_refused() -> None:
         == "langevin trains an energy: the model must be of kind energy, not mlp"
     )
     assert DeepAutoencoder(units=(8,), code=2).unfit(LangevinSpec()) is not None
-    assert issubclass(LangevinSpec, DensityTask)
+
+
+def test_a_task_is_declared_for_an_energy_if_and_only_if_it_estimates_a_density() -> None:
+    energy = EnergySpec(units=(8,))
+    ours = [spec for spec in FAMILIES["task"].values() if spec.implementation.startswith("dlpipe.")]
+    declared = {spec for spec in ours if energy.unfit(spec.model_construct()) is None}  # type: ignore[arg-type]
+    assert declared == {spec for spec in ours if issubclass(spec.load(spec.model_construct()), Density)}
+    assert len(declared) == 5
