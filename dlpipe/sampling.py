@@ -93,10 +93,10 @@ def draw(
     noise: int,
     device: str,
 ) -> np.ndarray:
-    """Means of the inputs after Gibbs sampling, [count, *shape]; `noise` is the seed of the chains' randomness.
+    """Inputs after Gibbs sampling, [count, *shape]: means, or samples where the units that are asked are Gaussian.
 
-    A layer above others is sampled, and what it gives goes down through them, mean by mean. Raises ArtifactError where
-    the stage is not made yet, and SamplingError.
+    `noise` is the seed of the chains' randomness. A layer above others is sampled, and what it gives goes down through
+    them, mean by mean. Raises ArtifactError where the stage is not made yet, and SamplingError.
     """
     from dlpipe.runtime import devices
     from dlpipe.runtime.data import Layers, Stack
@@ -186,16 +186,23 @@ def _number(label: str | None, classes: list[str]) -> int | None:
     return classes.index(label)
 
 
+def are_pictures(samples: np.ndarray) -> bool:
+    """Whether samples [count, *shape] have rows of pixels, and are no mere vectors such as points of the plane."""
+    return samples.ndim > 2
+
+
 def write(samples: np.ndarray, path: Path) -> None:
     """A picture (.png), or the numbers as they are (.npz, in the array `samples`), complete or absent.
 
-    Raises SamplingError for another ending.
+    Raises SamplingError for another ending, and for a picture of what are none.
     """
     import numpy as np
 
     file = io.BytesIO()
     if path.suffix == ".npz":
         np.savez_compressed(file, samples=samples)
+    elif path.suffix == ".png" and not are_pictures(samples):
+        raise SamplingError(f"{path}: vectors of {samples.shape[1]} numbers are no pictures; write them as .npz")
     elif path.suffix == ".png":
         from matplotlib.image import imsave
 

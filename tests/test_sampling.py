@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from dlpipe import sampling
-from dlpipe.artifacts import ArtifactError, Stage, Store
+from dlpipe.artifacts import ArtifactError, Stage, Store, write_stages
+from dlpipe.cli import command_line, run
 from dlpipe.models.deep_belief_network import DeepBeliefNetwork
 from dlpipe.models.deep_boltzmann_machine import DeepBoltzmannMachine
 from dlpipe.runtime.data import load_weights
 from dlpipe.runtime.streams import stream
+from dlpipe.spec.datasets import Plane
 from dlpipe.stages import finetune, pretrain
 from tests.stages.small import finetune_stage, prepared, pretrain_stage
+from tests.stages.test_prepare import make
 from tests.workspace import EXPERIMENT, plan_of
 
 DBN = {"kind": "dbn", "units": [8, 6]}
@@ -76,6 +79,26 @@ def test_a_boltzmann_machine_goes_on_from_its_chains(tmp_path: Path) -> None:
     np.testing.assert_allclose(drawn((stage, store), None), expected.numpy(), rtol=1e-6)
     with pytest.raises(sampling.SamplingError, match="trained without labels: leave out --label"):
         drawn((stage, store), "a")
+
+
+def test_points_are_numbers_and_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a Gaussian RBM in the plane: as many points as are asked for, where its means were one a state of h."""
+    store = Store(tmp_path / "data", tmp_path / "results")
+    plane = make(Plane(shape="ica_mixture", train=100, test=20), store).stage.id
+    layer = pretrain_stage(plane, {"kind": "rbm", "visible_units": "gaussian"}, units=4)
+    pretrain.run(layer, store)
+    write_stages(store, [layer])
+    what = ["sample", layer.id, "--data", str(store.data), "--results", str(store.results), "--steps", "5"]
+    capsys.readouterr()
+    assert run(command_line, what) == 0
+    path = store.results / "samples" / f"{layer.id}-seed0.npz"
+    assert capsys.readouterr().out == f"{path}\n"
+    samples = np.load(path, allow_pickle=False)["samples"]
+    assert samples.shape == np.unique(samples, axis=0).shape == (100, 2)
+    picture = tmp_path / "picture.png"
+    assert run(command_line, [*what, "--to", str(picture)]) == 1
+    assert f"{picture}: vectors of 2 numbers are no pictures; write them as .npz" in capsys.readouterr().err
+    assert not picture.exists()
 
 
 def test_of_a_generative_model_it_is_the_model_that_is_sampled(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`sample`: pictures of what a trained model takes for data, or text that it writes."""
+"""`sample`: pictures or points of what a trained model takes for data, or text that it writes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ OF_TEXT = {"prompt": None, "length": 1000, "temperature": 1.0}
     "--to",
     "target",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Pictures: a .png, or a .npz with the numbers; default RESULTS/samples/STAGE-seedN.png. Text: a .txt.",
+    help="Pictures: a .png, or a .npz with the numbers; default RESULTS/samples/STAGE-seedN.png, and .npz of inputs "
+    "that are no pictures. Text: a .txt.",
 )
 def sample_command(
     what: Sequence[str],
@@ -81,8 +82,10 @@ def sample_command(
     else:
         own = _own(OF_PICTURES, given, "pictures")
         own["gibbs_steps"], label = own.pop("steps"), own["label"]
-        target = target or results / "samples" / f"{stage.id}-seed{seed}{f'-{label}' if label else ''}.png"
-        sampling.write(sampling.draw(stage, store, **common, **own), target)
+        samples = sampling.draw(stage, store, **common, **own)
+        ending = ".png" if sampling.are_pictures(samples) else ".npz"
+        target = target or results / "samples" / f"{stage.id}-seed{seed}{f'-{label}' if label else ''}{ending}"
+        sampling.write(samples, target)
     if target is not None:
         click.echo(target)
 

@@ -88,7 +88,10 @@ def draw_fantasies(*, data: FigureData, title: str | None, where: Mapping[str, s
     for place, variant, sheet in zip((line[0] for line in grid), drawn, sheets, strict=True):
         _show(place, sheet)
         _name_row(place, shown.label(variant))
-    caption = "What the model takes for data: means of the visible units after Gibbs sampling, chains side by side."
+    caption = (
+        "What the model takes for data: means of the visible units (samples of Gaussian ones) after Gibbs sampling, "
+        "chains side by side."
+    )
     return Picture(figure, title or "Fantasies", f"{caption} First seed.")
 
 

@@ -204,10 +204,11 @@ class RBM(Conditionals, nn.Module):
 
     @torch.no_grad()
     def sample(self, count: int, gibbs_steps: int, generator: torch.Generator) -> Tensor:
-        """Fantasies: means of the visible units after so many steps of Gibbs sampling, [count, visible].
+        """Fantasies: the visible units after so many steps of Gibbs sampling, [count, visible].
 
-        The chains go on from the persistent ones, again and again where they are fewer; else from hidden units with no
-        input.
+        Of binary units the means, as pictures are shown; Gaussian ones are drawn, as all of their variance given h is
+        part of the density, and their means are only as many points as there are states of h. The chains go on from the
+        persistent ones, again and again where they are fewer; else from hidden units with no input.
         """
         if self.persistent:
             h = self.chains[torch.arange(count, device=self.W.device) % len(self.chains)]
@@ -215,7 +216,7 @@ class RBM(Conditionals, nn.Module):
             _, h = self.hidden_units.mean_and_sample(self.W.new_zeros(count, self.W.shape[1]), generator)
         for _ in range(gibbs_steps - 1):
             h = self.gibbs_hvh(h, generator)[1]
-        return self.propdown(h)
+        return self.sample_v_given_h(h, generator)[1] if self.gaussian else self.propdown(h)
 
     # Learning
 

@@ -18,10 +18,10 @@ class Fantasies:
         self.count, self.gibbs_steps = count, gibbs_steps
 
     def __call__(self, subject: Any, inputs: Mapping[str, Tensor], generator: torch.Generator) -> Measured:
-        """The picture `fantasies`: `count` means of the visible units, of each class where the model knows classes.
+        """The picture `fantasies`: `count` of them, of each class where the model knows classes.
 
-        Asked of the subject: `sample(count, gibbs_steps, generator)`, means [count, visible], and where it has an
-        attribute `classes`, their number, `label=` of it besides.
+        Asked of the subject: `sample(count, gibbs_steps, generator)`, [count, visible], means where its visible units
+        are binary, and where it has an attribute `classes`, their number, `label=` of it besides.
         """
         classes = getattr(subject, "classes", None)
         labels: list[dict[str, int]] = [{}] if not classes else [{"label": label} for label in range(classes)]

@@ -737,6 +737,20 @@ def test_fantasies_go_on_from_the_persistent_chains() -> None:
     assert torch.equal(layer.sample(5, 1, generator()), layer.propdown(layer.chains[[0, 1, 0, 1, 0]]))
 
 
+def test_fantasies_of_gaussian_units_have_their_variance_too() -> None:
+    """Mean and covariance of the mixture that the RBM is, by enumeration of h; the means alone would lack 1 in each."""
+    layer = small_rbm(2, 3, visible_units="gaussian")
+    h = binary_states(3)
+    share, mean = torch.softmax(layer._log_weight(h), dim=0).detach(), layer.propdown(h).detach()
+    centre = share @ mean
+    covariance = torch.eye(2).double() + (mean - centre).T @ (share[:, None] * (mean - centre))
+    fantasies = layer.sample(20_000, 60, generator())
+    assert len(fantasies.unique(dim=0)) == 20_000
+    error = fantasies.std(dim=0) / math.sqrt(len(fantasies))
+    assert ((fantasies.mean(dim=0) - centre).abs() < 5 * error).all()
+    torch.testing.assert_close(torch.cov(fantasies.T), covariance, rtol=0.05, atol=0.05)
+
+
 # Doubled: a layer of a deep Boltzmann machine
 
 
