@@ -43,6 +43,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
+from dlpipe.layers.gradients import gradient, product
 from dlpipe.layers.units import Generators, draw
 
 
@@ -155,10 +156,10 @@ class Autoencoder(nn.Module):
         if self.contraction or self.sparsity_cost:
             dh = dh + self._penalty(h)
         if self.tied:  # both terms in one product: [visible, 2B] @ [2B, hidden]
-            torch.matmul(torch.cat((x, da), dim=-2).mT, torch.cat((dh, h), dim=-2), out=gradient(self.W))
+            product(torch.cat((x, da), dim=-2).mT, torch.cat((dh, h), dim=-2), out=gradient(self.W))
         else:
-            torch.matmul(x.mT, dh, out=gradient(self.W))
-            torch.matmul(h.mT, da, out=gradient(self.W_prime))
+            product(x.mT, dh, out=gradient(self.W))
+            product(h.mT, da, out=gradient(self.W_prime))
         if self.contraction:
             gradient(self.W).addcmul_(self.W, _slope(h).square().mean(dim=-2, keepdim=True), value=2 * self.contraction)
         torch.sum(dh, dim=-2, out=gradient(self.hbias))
@@ -219,10 +220,3 @@ class Autoencoder(nn.Module):
 def _slope(h: Tensor) -> Tensor:
     """The derivative of a sigmoid unit's activity by its total input."""
     return h * (1 - h)
-
-
-def gradient(parameter: Tensor) -> Tensor:
-    """The parameter's `.grad`, allocated if there is none, to be written over."""
-    if parameter.grad is None:
-        parameter.grad = torch.empty_like(parameter)
-    return parameter.grad

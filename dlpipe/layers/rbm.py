@@ -63,6 +63,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, mse_loss
 
+from dlpipe.layers.gradients import gradient, product
 from dlpipe.layers.units import UNITS, Generators, Units
 
 ENUMERABLE = 20  # units: a million states take about a second for a few hundred units on the other side
@@ -391,21 +392,6 @@ class Overlaid(Conditionals):
     def __init__(self, rbm: RBM) -> None:
         self.visible_units, self.hidden_units = rbm.visible_units, rbm.hidden_units
         self.W, self.hbias, self.vbias = rbm.W + rbm.fast_W, rbm.hbias + rbm.fast_hbias, rbm.vbias + rbm.fast_vbias
-
-
-def gradient(parameter: Tensor) -> Tensor:
-    """The parameter's `.grad`, allocated if there is none, to be written over."""
-    if parameter.grad is None:
-        parameter.grad = torch.empty_like(parameter)
-    return parameter.grad
-
-
-def product(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """a @ b into `out`, in the type that autocast multiplies in: it does not reach products that are given an `out`."""
-    if torch.is_autocast_enabled(out.device.type):
-        out.copy_(a @ b)
-    else:
-        torch.matmul(a, b, out=out)
 
 
 def squared_error(reconstruction: Tensor, v: Tensor) -> Tensor:

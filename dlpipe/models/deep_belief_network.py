@@ -44,8 +44,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, softplus
 from torch.special import entr
 
+from dlpipe.layers.gradients import gradient, product
 from dlpipe.layers.label_rbm import LabelRBM
-from dlpipe.layers.rbm import RBM, gradient, squared_error
+from dlpipe.layers.rbm import RBM, squared_error
 from dlpipe.layers.units import bernoulli
 from dlpipe.models.unrolling import copy_layers
 
@@ -251,6 +252,6 @@ def _learn_to_predict(states: Tensor, given: Tensor, weight: Tensor, bias: Tenso
     """The gradient of the batch's mean -log p(states | given), where p = sigmoid(given weight + bias); returns p."""
     predicted = torch.sigmoid(torch.addmm(bias, given, weight))
     slope = (predicted - states) / len(states)
-    torch.matmul(given.T, slope, out=gradient(weight))
+    product(given.T, slope, out=gradient(weight))
     torch.sum(slope, dim=0, out=gradient(bias))
     return predicted

@@ -44,7 +44,8 @@ import torch
 from torch import Tensor, nn
 from torch.special import entr
 
-from dlpipe.layers.rbm import ENUMERABLE, RBM, gradient, squared_error, states
+from dlpipe.layers.gradients import gradient
+from dlpipe.layers.rbm import ENUMERABLE, RBM, squared_error, states
 from dlpipe.layers.units import bernoulli
 from dlpipe.models.unrolling import copy_layers
 

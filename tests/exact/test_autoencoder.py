@@ -182,6 +182,20 @@ def test_the_step_follows_autocast(hidden: str) -> None:
         assert (parameter.grad - gradient).norm() < 0.02 * gradient.norm()  # bfloat16 has a step of 2^-8 = 0.004
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_under_autocast_the_product_that_gives_the_gradient_is_in_bfloat16_too(tied: bool) -> None:
+    layer = Autoencoder(30, 20, corruption=0.25, tied=tied)
+    v = torch.rand(200, 30, generator=generator())
+    layer.initialise(v.mean(0), generator(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layer.step(v, generator(2))
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == torch.float32
+        rounded = torch.equal(parameter.grad, parameter.grad.bfloat16().float())
+        assert rounded == (parameter.dim() == 2), f"{name}: sums over the batch stay in float32"
+
+
 def test_the_gradient_by_finite_differences() -> None:
     layer, v = make(tied=True)
     layer.step(v, generator())
