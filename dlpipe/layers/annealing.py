@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from dlpipe.layers.units import Units
+from dlpipe.layers.units import Units, bernoulli
 
 BORDERS = (0.0, 0.5, 0.9, 1.0)
 TEMPERATURES = (500, 4_000, 10_000)
@@ -89,7 +89,7 @@ def base_rates(rbm: AnnealedRBM, mean: Tensor) -> Tensor:
 @torch.no_grad()
 def forward(rbm: AnnealedRBM, base: Tensor, betas: Tensor, chains: int, generator: torch.Generator) -> LogPartition:
     """log Z from samples of the base-rate model with visible biases `base`: in expectation a lower bound."""
-    v = _visible(base.to(rbm.W).expand(chains, -1), rbm, generator)
+    v = rbm.visible_units.mean_and_sample(base.to(rbm.W).expand(chains, -1).contiguous(), generator)[1]
     return _estimate(_log_base(rbm, base), anneal(rbm, base, betas, v, generator), 1)
 
 
@@ -127,19 +127,8 @@ def anneal(rbm: AnnealedRBM, base: Tensor, betas: Tensor, v: Tensor, generator: 
 
 def _transition(rbm: AnnealedRBM, beta: float, bias: Tensor, field: Tensor, generator: torch.Generator) -> Tensor:
     """A Gibbs step at a temperature: v from hidden units with the total input `field` [chains, hidden]."""
-    h = _bernoulli(torch.sigmoid(beta * field), generator)
-    return _visible(torch.addmm(bias, h, rbm.W.mT, alpha=beta), rbm, generator)
-
-
-def _visible(field: Tensor, rbm: AnnealedRBM, generator: torch.Generator) -> Tensor:
-    """Visible units with that total input [chains, visible]."""
-    if rbm.gaussian:
-        return field + torch.empty_like(field, memory_format=torch.contiguous_format).normal_(generator=generator)
-    return rbm.visible_units.mean_and_sample(field.contiguous(), generator)[1]
-
-
-def _bernoulli(p: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.empty_like(p, memory_format=torch.contiguous_format).uniform_(generator=generator).lt_(p)
+    h = bernoulli(torch.sigmoid(beta * field), generator)
+    return rbm.visible_units.mean_and_sample(torch.addmm(bias, h, rbm.W.mT, alpha=beta), generator)[1]
 
 
 def _norm(bias: Tensor) -> float:
@@ -149,11 +138,8 @@ def _norm(bias: Tensor) -> float:
 
 def _log_base(rbm: AnnealedRBM, base: Tensor) -> float:
     """log Z_0: visible units at their base rates, and hidden units that are off or on alike."""
-    visible, hidden = rbm.W.shape
-    if rbm.gaussian:
-        return visible * 0.5 * math.log(2 * math.pi) + hidden * math.log(2)
     base = base.double()
-    return float(rbm.visible_units.log_normaliser(torch.zeros_like(base), base)) + hidden * math.log(2)
+    return float(rbm.visible_units.log_normaliser(torch.zeros_like(base), base)) + len(rbm.hbias) * math.log(2)
 
 
 def _estimate(log_base: float, log_w: Tensor, sign: int) -> LogPartition:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dlpipe.layers.rbm import RBM
-from dlpipe.measures.partition import CHUNK, Partition, mean_of
-from dlpipe.tasks.base import Measured
+from dlpipe.measures.partition import Partition, mean_of
+from dlpipe.tasks.base import CHUNK, Measured
 
 
 class Bounded(Protocol):

@@ -11,10 +11,7 @@ from torch import Tensor
 
 from dlpipe.layers import annealing
 from dlpipe.layers.rbm import RBM
-from dlpipe.tasks.base import Measured
-
-CHUNK = 4096
-"""Examples that are computed at once; fixed, so that the sums are the same bytes."""
+from dlpipe.tasks.base import CHUNK, Measured
 
 
 class Partition:
