@@ -371,8 +371,9 @@ def test_sparsity_brings_the_mean_activity_to_its_target() -> None:
     for step in range(300):
         layer.step(v, generator(step))
         optimizer.step()
-    # Contrastive divergence pulls too, so the target is met roughly: within a quarter of the way from 0.5.
-    assert layer.propup(v).mean().item() == pytest.approx(0.1, abs=0.1)
+    # Of each unit; contrastive divergence pulls too, and alone leaves them between 0.4 and 0.6. Over four seeds 0.1001
+    # to 0.1002 was measured.
+    torch.testing.assert_close(layer.propup(v).mean(dim=0), torch.full((8,), 0.1), rtol=0.0, atol=0.005)
 
 
 REST: list[dict[str, object]] = [

@@ -52,12 +52,13 @@ def learned(v: Tensor, seed: int, precision: str) -> RBM:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_bfloat16_learns_the_density_that_float32_does(seed: int, digits: tuple[Tensor, Tensor]) -> None:
-    """Within 1 nat an example, with exact log Z; what is learned in both is far above units that are independent."""
+    """Within 1 nat an example is what is promised, with exact log Z. Within 0.006 was measured, and 0.1 is asked for,
+    as much as seeds differ; what is learned in both is far above units that are independent."""
     v, test = digits
     rbms = {precision: learned(v, seed, precision) for precision in ("float32", "bfloat16")}
     assert not torch.equal(rbms["float32"].W, rbms["bfloat16"].W), "bfloat16 is at work"
     found = {name: rbm.log_likelihood(test).mean().item() for name, rbm in rbms.items()}
-    assert found["bfloat16"] == pytest.approx(found["float32"], abs=1.0)
+    assert found["bfloat16"] == pytest.approx(found["float32"], abs=0.1)
     rates = v.mean(dim=0).clamp(0.5 / len(v), 1 - 0.5 / len(v))
     independent = (test * rates.log() + (1 - test) * (1 - rates).log()).sum(dim=1).mean().item()
     assert min(found.values()) > independent + 3.0
