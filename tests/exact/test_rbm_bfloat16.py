@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
-from dlpipe.datasets.digits import Digits
 from dlpipe.layers.rbm import RBM
 from dlpipe.runtime.batches import Shuffled
 from dlpipe.runtime.jobs import Job
 from dlpipe.runtime.loop import train
 from dlpipe.runtime.streams import stream
-from dlpipe.spec.datasets import Digits as DigitsSpec
 from dlpipe.spec.training import TrainingSpec
 
-UPDATES, HIDDEN, TRAINING = 1_000, 16, 1_000
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[Tensor, Tensor]:
-    """1,000 pictures [N, 64] of zeros and ones to learn from, and 797 others."""
-    package = find_spec("sklearn")  # the file alone is needed; to import the package takes seconds
-    assert package is not None
-    assert package.origin is not None
-    examples = Digits.parse(Path(package.origin).parent / "datasets" / "data", DigitsSpec())
-    v = torch.from_numpy(examples.inputs / examples.scale > 0.5).float().flatten(1)
-    v = v[torch.randperm(len(v), generator=stream(0, "split"))]
-    return v[:TRAINING], v[TRAINING:]
+UPDATES, HIDDEN = 1_000, 16
 
 
 def learned(v: Tensor, seed: int, precision: str) -> RBM:
