@@ -136,7 +136,8 @@ class KlDivergence(MeasureSpec):
 
 
 class Fantasies(MeasureSpec):
-    """What the model takes for data, for the figure `fantasies`: means of the visible units after Gibbs sampling."""
+    """What the model takes for data, for the figure `fantasies`: means of the visible units after Gibbs sampling,
+    samples of Gaussian ones."""
 
     implementation: ClassVar[str] = "dlpipe.measures.fantasies:Fantasies"
     kind: Literal["fantasies"] = "fantasies"

@@ -101,7 +101,7 @@ class Ptb(Corpus):
 
 
 class WikiText2(Corpus):
-    """WikiText-2 (Merity et al. 2017): by its paper 2,088,628, 217,646 and 245,569 words of Wikipedia, 33,278 of them."""
+    """WikiText-2 (Merity et al. 2017): by its paper 2,088,628, 217,646 and 245,569 words, 33,278 different ones."""
 
     implementation: ClassVar[str] = "dlpipe.datasets.corpora:WikiText2"
     words: ClassVar[int] = 2_551_843

@@ -253,8 +253,8 @@ title: A language
 dataset: {kind: text, text: own.txt, by: character}
 model: {kind: recurrent, cell: elman, units: [16]}
 finetune:
-  task: {kind: language_model, unroll: 10}
-  duration: {epochs: 12}
+  task: {kind: language_model, unroll: 10, columns: 1}
+  duration: {epochs: 20}
   batch_size: 5
   optimizer: {kind: adam, learning_rate: 0.02}
 axes:
