@@ -352,7 +352,7 @@ def _with_caveat(text: str, result: Estimate, claim: Claim, verdict: Verdict) ->
         return f"{text}; a verdict needs at least {FEWEST_SEEDS} seeds"
     if claim.value is None and claim.margin:
         unit = difference_unit(claim.metric)
-        unit = "point" if unit == "points" and abs(claim.margin) == 1 else unit
+        unit = unit.removesuffix("s") if abs(claim.margin) == 1 else unit  # 1 point, 1 nat
         size = with_unit(_plain(abs(claim.margin)), unit)
         text += f"; the claim {'asks for more' if claim.margin > 0 else 'allows less'} than {size}"
         text += "" if claim.margin > 0 else f" {_directions(claim)[1]}"
