@@ -208,7 +208,7 @@ def _asks(claim: Claim) -> str:
     if claim.where:
         text += f"; at {levels_text(claim.where)}"
     if claim.margin:
-        size = f"{number(abs(claim.margin), decimals(claim.margin, unit=unit))} {difference_unit(claim.metric)}"
+        size = f"{abs(claim.margin):g} {difference_unit(claim.metric)}"
         text += f"; more than {size}" if claim.margin > 0 else f"; worse by less than {size}"
     return text
 
