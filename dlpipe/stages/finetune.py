@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from dlpipe.artifacts import Artifact, Stage, Store
 from dlpipe.progress import say
@@ -137,20 +137,9 @@ def _job(
 ) -> Job:
     """The model with its initial parameters, and its task on the labelled and the validation examples."""
     task: Any = declared_task(work.stage.spec["phase"]["task"])
-    spec: Any = component("model", work.stage.spec["model"])
     if hasattr(task, "see"):
         task.see(train.inputs)
-    model: Any = build_model(work.stage.spec["model"], task, start.data)
-    model.initialise(stream(seed, f"{phase}/initialise", restart))
-    if start.model is not None:
-        _load_what_fits(model, start.model, seed)
-    if start.layers.artifacts:
-        _unroll(model, start.layers.stack(seed, work.device))
-    model.to(work.device).train()
-    if work.stage.spec["phase"]["train"] == "top":
-        _train_only(model, "top", "train: top", "its output layer")
-    elif spec.generative and not isinstance(task, Generative):
-        _train_only(model, "discriminative", "this task", "what its outputs depend on")
+    model = _initial_model(work, start, task, seed, stream(seed, f"{phase}/initialise", restart))
 
     def validate() -> dict[str, float]:
         return dict(task.validate(model, *valid.whole)) if len(valid) else {}
@@ -177,6 +166,23 @@ def _job(
         step_of=step_of,
         **changing,
     )
+
+
+def _initial_model(work: Block, start: Start, task: Any, seed: int, generator: Generator) -> Any:
+    """Drawn, then overwritten by what was pretrained or trained before; what the phase leaves alone has no gradient."""
+    spec: Any = component("model", work.stage.spec["model"])
+    model: Any = build_model(work.stage.spec["model"], task, start.data)
+    model.initialise(generator)
+    if start.model is not None:
+        _load_what_fits(model, start.model, seed)
+    if start.layers.artifacts:
+        _unroll(model, start.layers.stack(seed, work.device))
+    model.to(work.device).train()
+    if work.stage.spec["phase"]["train"] == "top":
+        _train_only(model, "top", "train: top", "its output layer")
+    elif spec.generative and not isinstance(task, Generative):
+        _train_only(model, "discriminative", "this task", "what its outputs depend on")
+    return model
 
 
 def _batches(train: Split | SequenceSplit, task: Any) -> Batches:
