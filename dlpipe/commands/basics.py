@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,13 @@ import click
 def examples(*lines: str) -> str:
     """Two examples at the foot of a command's help, each of which works when pasted."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A line a row, its cells below one another."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def store_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import click
 
 from dlpipe.artifacts import Stage, Store, read_stage, write_stages
 from dlpipe.changes import History, Reason, explain
-from dlpipe.commands.basics import examples
+from dlpipe.commands.basics import columns, examples
 from dlpipe.commands.options import experiment_options, load_plan, root_option
 from dlpipe.plan import Plan
 from dlpipe.spec.loading import load
@@ -21,10 +21,13 @@ from dlpipe.spec.loading import load
 @root_option
 def list_command(root: Path) -> None:
     """The experiments there are: name, scales, title."""
+    rows = []
     for path in sorted(root.rglob("*.yaml")):
         loaded = load(path)
         scales = " ".join(loaded.experiment.scales) or "one scale"
-        click.echo(f"{path.parent.name + '/' + loaded.name:28} {scales:16} {loaded.experiment.title}")
+        rows.append((f"{path.parent.name}/{loaded.name}", scales, loaded.experiment.title))
+    for line in columns(rows):
+        click.echo(line)
 
 
 @click.command(

@@ -16,7 +16,7 @@ import click
 
 from dlpipe.artifacts import Stage, Store, read_stage
 from dlpipe.cli import FAILED, INTERRUPTED, OK
-from dlpipe.commands.basics import FiniteRange, examples
+from dlpipe.commands.basics import FiniteRange, columns, examples
 from dlpipe.commands.options import experiment_options, load_plan
 from dlpipe.errors import StepError
 from dlpipe.plan import EXPERIMENTS
@@ -221,9 +221,8 @@ def _print(survey: Survey, asked: Asked, store: Store) -> None:
         Console().print(_table(rows))
     elif rows:
         lines = [HEADINGS, *([" ".join(cell) for cell in row] for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for row in lines:
-            click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        for line in columns(lines):
+            click.echo(line)
     for line in _stopped_lines(survey, asked, store):
         click.echo(line)
 
