@@ -149,8 +149,7 @@ class Experiment(Spec):
             if unfit is None and self.model.binary_inputs and isinstance(phase.task, tasks.Generative):
                 unfit = self.dataset.unfit_for(f"the units of a {self.model.kind} are binary and take")
             if unfit is not None:
-                where = ("finetune", position) if isinstance(self.finetune, tuple) else ("finetune",)
-                raise misuse(unfit, *where, "task")
+                raise misuse(unfit, *self._place("finetune", position), "task")
         if unfit := self.model.unfit_data(self.dataset):
             raise misuse(unfit, "model")
         return self
@@ -164,31 +163,33 @@ class Experiment(Spec):
                 below = recipes[position - 1].layer if position > 0 else None
                 unfit = recipe.layer.unfit_data(self.dataset) if below is None else recipe.layer.unfit_above(below)
             if unfit is not None:
-                where = ("pretrain", position) if isinstance(self.pretrain, tuple) else ("pretrain",)
-                raise misuse(f"layer {position + 1}: {unfit}", *where, "layer")
+                raise misuse(f"layer {position + 1}: {unfit}", *self._place("pretrain", position), "layer")
         return self
 
     @model_validator(mode="after")
     def _what_is_gone_by_is_recorded(self) -> Experiment:
         for position in range(len(self.layer_units)):
             recipe = self.recipe(position)
-            where = ("pretrain", position) if isinstance(self.pretrain, tuple) else ("pretrain",)
-            self._check_metrics(recipe, recipe.layer.recorded, *where, who=f"layer {position + 1}: ")
+            place = self._place("pretrain", position)
+            self._check_metrics(recipe, recipe.layer.recorded, *place, who=f"layer {position + 1}: ")
         for position, phase in enumerate(self.phases):
             of_model = isinstance(phase.task, tasks.Generative)
             recorded = self.model.recorded if of_model else phase.task.recorded(self.dataset)
-            where = ("finetune", position) if isinstance(self.finetune, tuple) else ("finetune",)
-            self._check_metrics(phase, recorded, *where)
+            self._check_metrics(phase, recorded, *self._place("finetune", position))
         return self
 
     def _check_metrics(
-        self, training: TrainingSpec, recorded: Recorded | None, *where: str | int, who: str = ""
+        self, training: TrainingSpec, recorded: Recorded | None, *place: str | int, who: str = ""
     ) -> None:
         if recorded is None:
             return
         if found := training.unrecorded(Rows(recorded, self.dataset.validated)):
             field, unfit = found
-            raise misuse(f"{who}{unfit}", *where, field, "by")
+            raise misuse(f"{who}{unfit}", *place, field, "by")
+
+    def _place(self, field: Literal["pretrain", "finetune"], position: int) -> tuple[str | int, ...]:
+        """Where in the file a recipe or a phase stands: alone, or in a list."""
+        return (field, position) if isinstance(getattr(self, field), tuple) else (field,)
 
     @model_validator(mode="after")
     def _measures_fit(self) -> Experiment:
