@@ -38,9 +38,11 @@ class Units:
     have_energy: ClassVar[bool] = True
 
     def mean(self, total: Tensor) -> Tensor:
+        """[..., units] -> their means given that input, as large."""
         raise NotImplementedError
 
     def mean_and_sample(self, total: Tensor, generator: Generators) -> tuple[Tensor, Tensor]:
+        """[..., units] -> means and one draw of the units, both as large."""
         raise NotImplementedError
 
     def activation(self, total: Tensor) -> Tensor:
@@ -52,15 +54,17 @@ class Units:
         raise NotImplementedError
 
     def energy(self, u: Tensor, bias: Tensor) -> Tensor:
-        """Sum of E(u)."""
+        """[..., units] -> [...]: the sum of E(u) over the units. Raises ValueError for units that have none."""
         raise NotImplementedError
 
     def log_normaliser(self, x: Tensor, bias: Tensor) -> Tensor:
-        """log of the sum (integral) of exp(u.x - E(u)) over all u."""
+        """[..., units] -> [...]: log of the sum (integral) of exp(u.x - E(u)) over all u. Raises as `energy` does."""
         raise NotImplementedError
 
 
 class Bernoulli(Units):
+    """On or off."""
+
     binary = True
 
     def mean(self, total: Tensor) -> Tensor:
@@ -82,6 +86,8 @@ class Bernoulli(Units):
 
 
 class Gaussian(Units):
+    """Real numbers around their total input, with variance 1."""
+
     def mean(self, total: Tensor) -> Tensor:
         return total
 
@@ -99,6 +105,8 @@ class Gaussian(Units):
 
 
 class Rectified(Units):
+    """max(0, total input + noise), the noise of variance sigmoid(total input) (nair2010)."""
+
     have_energy = False
 
     def mean(self, total: Tensor) -> Tensor:

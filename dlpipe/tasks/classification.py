@@ -55,9 +55,11 @@ class Classification:
         return outputs_of(model, inputs)
 
     def loss(self, logits: Tensor, targets: Tensor) -> float:
+        """Mean cross-entropy in nats of logits [N, classes] and targets [N]."""
         return float(cross_entropy(logits.double(), targets))
 
     def error(self, logits: Tensor, targets: Tensor) -> float:
+        """Per cent of the targets [N] that are not the largest of the logits [N, classes]."""
         return 100.0 * float((logits.argmax(dim=1) != targets).double().mean())
 
     def confusion(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ class GenerativeModel(Protocol):
 
 
 class Generative:
+    """Asked of a model whose spec says `generative`; inputs [B, ...], targets the class numbers [B] that it may see."""
+
     def outputs(self, features: int, classes: int) -> int:
         """A class a label, for models that generate labels too or classify."""
         return classes
@@ -33,6 +35,7 @@ class Generative:
     def step(
         self, model: GenerativeModel, inputs: Tensor, targets: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
+        """Leaves the gradient of the model's own objective in `.grad`; returns its scalars."""
         return model.step(inputs, targets, generator)
 
     def validate(self, model: GenerativeModel, inputs: Tensor, targets: Tensor) -> dict[str, float]:

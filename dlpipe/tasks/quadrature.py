@@ -41,6 +41,7 @@ class Box(NamedTuple):
     high: Tensor
 
     def widened(self, factor: float) -> Box:
+        """About the same middle, `factor` times as wide along every axis."""
         middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
         return Box(middle - factor * half, middle + factor * half)
 

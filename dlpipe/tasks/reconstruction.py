@@ -30,6 +30,7 @@ class Reconstruction:
         self.squared = loss == "squared"
 
     def outputs(self, features: int, classes: int) -> int:
+        """As many as inputs."""
         return features
 
     def step(self, model: nn.Module, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ class Regression:
     """Asked of a model that maps inputs [B, ...] to one output [B, 1]; targets are real numbers [B]."""
 
     def outputs(self, features: int, classes: int) -> int:
+        """The number itself, linear."""
         return 1
 
     def step(self, model: nn.Module, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

@@ -22,6 +22,8 @@ from dlpipe.tasks.density import Density, EnergyModel, score
 
 
 class ScoreMatching(Density):
+    """By second derivatives (hyvarinen2005): as many backward passes a step as an example has features."""
+
     def objective(self, model: EnergyModel, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """`loss` is J, with the exact trace of the second derivatives: d backward passes."""
         x = x.detach().requires_grad_()
@@ -31,6 +33,8 @@ class ScoreMatching(Density):
 
 
 class DenoisingScoreMatching(Density):
+    """By noise of deviation `sigma` in the inputs (vincent2011): two backward passes a step."""
+
     def __init__(self, sigma: float = 0.1) -> None:
         self.sigma = sigma
 
