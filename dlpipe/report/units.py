@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 MINUS = "−"
-WORDS = {"valid": "validation", "train": "training"}
+WORDS = {"grad": "gradient", "valid": "validation", "train": "training"}
 """How the first part of a metric's name is written out."""
 
 
