@@ -28,7 +28,7 @@ def metric_unit(metric: str) -> str:
         return "bits"
     if metric.endswith("seconds"):
         return "s"
-    if metric.endswith(("loss", "likelihood", "partition")):
+    if metric.endswith(("loss", "likelihood", "bound", "free_energy", "kl_divergence", "partition")):
         return "nats"
     return ""
 

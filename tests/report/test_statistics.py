@@ -99,6 +99,7 @@ def test_units_and_words() -> None:
     assert metric_unit("test_error") == "%"
     assert metric_unit("reconstruction_error") == ""
     assert metric_unit("valid_log_likelihood") == "nats"
+    assert metric_unit("test_reverse_variational_bound") == metric_unit("valid_variational_free_energy") == "nats"
     assert metric_unit("log_partition_error") == "nats"
     assert duration(3.21) == "3.21 s"
     assert duration(75.04) == "75.0 s"
