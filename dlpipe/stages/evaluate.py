@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dlpipe.artifacts import Artifact, Stage, Store
+from dlpipe.errors import NotMeasurable
 from dlpipe.provenance import origin
 from dlpipe.runtime import devices, history
 from dlpipe.runtime.data import (
@@ -26,7 +27,6 @@ from dlpipe.runtime.data import (
 from dlpipe.runtime.streams import stream
 from dlpipe.spec.claims import DIVERGED
 from dlpipe.tasks.base import Measured, Task
-from dlpipe.tasks.quadrature import NoIntegral
 
 METRICS = ("seed", "metric", "value")
 FILTERS = 64
@@ -35,7 +35,7 @@ RECONSTRUCTIONS = 10
 
 def run(stage: Stage, store: Store, *, device: str = "auto", threads: int = 1) -> Artifact:
     """Makes the metrics of `stage`. Raises ArtifactError when something that it reads is missing or broken, and
-    NoIntegral where a training diverged and that is no result."""
+    NotMeasurable where a training diverged and that is no result."""
     if store.is_done(stage.rule, stage.id):
         return store.read_or_set_aside(stage.rule, stage.id)
     chosen = devices.prepare(device, threads)
@@ -100,16 +100,16 @@ class Evaluation:
         return model.to(self.device).eval()
 
     def _measure(self, seed: int) -> Measured | None:
-        """None of a seed whose training diverged. Without validation examples it may be seen here alone, by a density
-        that has no integral: raises NoIntegral where that is no result."""
+        """None of a seed whose training diverged. Without validation examples it may be seen here alone, such as by a
+        density that has no integral: raises NotMeasurable where that is no result."""
         if seed in self.diverged:
             return None
         try:
             return self._measured(seed)
-        except NoIntegral as error:
+        except NotMeasurable as error:
             if self._divergence_is_a_result():
                 return None
-            raise NoIntegral(f"seed {seed}: {error}; on_divergence: record makes it a result") from error
+            raise NotMeasurable(f"seed {seed}: {error}; on_divergence: record makes it a result") from error
 
     def _measured(self, seed: int) -> Measured:
         """What the task measures of the model, and the declared measures of it or of the lowest layer."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlpipe.errors import StepError
+from dlpipe.errors import NotMeasurable
 
 MOST_DIMENSIONS = 2
 POINTS = (128, 256, 512, 1024)
@@ -31,7 +31,7 @@ Energy = Callable[[Tensor], Tensor]
 """[N, d] -> [N], in nats."""
 
 
-class NoIntegral(StepError):
+class NoIntegral(NotMeasurable):
     """exp(-E) that no box holds, or with features that no grid resolves: of a model that has diverged, say."""
 
 

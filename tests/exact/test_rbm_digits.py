@@ -14,15 +14,10 @@ from torch import Tensor
 
 from dlpipe.layers import annealing
 from dlpipe.layers.rbm import RBM
-
-EPOCHS, BATCH = 60, 100
+from tests.exact.small_rbms import generator, trained_by_pcd
 
 Trained = Callable[[bool, bool], tuple[RBM, float]]
 """(centred, flipped) to the RBM and its exact test log-likelihood in nats."""
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,15 +34,7 @@ def trained(digits: tuple[Tensor, Tensor]) -> Trained:
     @cache
     def train(centred: bool, flipped: bool) -> tuple[RBM, float]:
         v, test = ((1 - part if flipped else part) for part in digits)
-        layer = RBM(64, 16, persistent=True, centred=centred, weight_scale=0.1)
-        layer.initialise(v.mean(0), generator(0))
-        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-        for epoch in range(EPOCHS):
-            order = torch.randperm(len(v), generator=generator(epoch)).split(BATCH)
-            for position, batch in enumerate(order, start=epoch * len(order)):
-                layer.step(v[batch], generator(position))
-                optimizer.step()
-        layer.double()
+        layer = trained_by_pcd(v, centred=centred, epochs=60, learning_rate=0.1, weight_scale=0.1)
         return layer, layer.log_likelihood(test.double()).mean().item()
 
     return train

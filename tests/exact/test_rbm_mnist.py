@@ -19,13 +19,9 @@ from dlpipe.datasets.mnist import Mnist
 from dlpipe.layers import annealing
 from dlpipe.layers.rbm import RBM
 from dlpipe.spec.datasets import Mnist as MnistSpec
+from tests.exact.small_rbms import generator, trained_by_pcd
 
 pytestmark = [pytest.mark.mirror, pytest.mark.slow]  # four trainings of 30,000 updates: about five minutes
-EPOCHS, BATCH = 50, 100
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +40,7 @@ def trained(data: tuple[Tensor, Tensor]) -> Callable[[bool, bool], tuple[RBM, fl
     @cache
     def train(centred: bool, flipped: bool) -> tuple[RBM, float]:
         v, test = ((1 - part if flipped else part) for part in data)
-        layer = RBM(784, 16, persistent=True, centred=centred, weight_scale=0.2)
-        layer.initialise(v.mean(0), generator(0))
-        optimizer = torch.optim.SGD(layer.parameters(), lr=0.01)
-        for epoch in range(EPOCHS):
-            order = torch.randperm(len(v), generator=generator(epoch)).split(BATCH)
-            for position, batch in enumerate(order):
-                layer.step(v[batch], generator(epoch * len(order) + position))
-                optimizer.step()
-        layer.double()
+        layer = trained_by_pcd(v, centred=centred, epochs=50, learning_rate=0.01, weight_scale=0.2)
         return layer, layer.log_likelihood(test.double()).mean().item()
 
     return train
