@@ -146,6 +146,7 @@ class RBM(Conditionals, nn.Module):
         visible_units: Literal["bernoulli", "gaussian"] = "bernoulli",
         hidden_units: Literal["bernoulli", "gaussian", "relu"] = "bernoulli",
         cd_steps: int = 1,
+        sampled_reconstruction: bool = False,
         persistent: bool = False,
         chains: int = 100,
         fast_rate: float = 0.0,
@@ -161,6 +162,7 @@ class RBM(Conditionals, nn.Module):
         self.visible_units, self.hidden_units = UNITS[visible_units], UNITS[hidden_units]
         self.gaussian = visible_units == "gaussian"
         self.cd_steps = cd_steps
+        self.sampled_reconstruction = sampled_reconstruction
         self.persistent = persistent
         self.fast_rate = fast_rate
         self.centred = centred
@@ -268,13 +270,14 @@ class RBM(Conditionals, nn.Module):
         """Particles v [B or chains, visible] after k steps of Gibbs sampling from h, and the mean of h given them.
 
         Hidden units that the data drive are sampled, those that the last particles drive are not (section 3.1). CD-1
-        keeps the probabilities of its reconstruction (section 3.2), which is less noisy; a longer chain samples it, as
-        otherwise it would not tend to the model's distribution as k grows.
+        keeps the probabilities of its reconstruction (section 3.2), which is less noisy, unless told to sample it as in
+        the authors' code of salakhutdinov2008; a longer chain always does, as otherwise it would not tend to the
+        model's distribution as k grows.
         """
         model = Overlaid(self) if self.fast_rate else self
         for _ in range(self.cd_steps - 1):
             h = model.gibbs_hvh(h, generator)[1]
-        mean_field = self.cd_steps == 1 and not self.persistent
+        mean_field = self.cd_steps == 1 and not (self.persistent or self.sampled_reconstruction)
         v = model.propdown(h) if mean_field else model.sample_v_given_h(h, generator)[1]
         if not self.persistent:
             return v, self.propup(v)

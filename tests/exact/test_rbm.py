@@ -235,14 +235,14 @@ def test_the_update_of_rectified_units_is_the_difference_of_two_correlations() -
 # The gradient
 
 
-def expected_update(layer: RBM, v: Tensor, k: int) -> dict[str, Tensor]:
+def expected_update(layer: RBM, v: Tensor, k: int, *, drawn: bool = False) -> dict[str, Tensor]:
     """The exact mean of CD-k's update over its random numbers, by the transition matrix between hidden states."""
     all_v, all_h = binary_states(4), binary_states(3)
     joint = torch.softmax(-energy(layer, all_v, all_h).flatten(), dim=0).view(16, 8)
     h_given_v, v_given_h = joint / joint.sum(1, keepdim=True), (joint / joint.sum(0)).T
     start = torch.stack([h_given_v[(all_v == row).all(1)][0] for row in v]).mean(0)
     h = start @ torch.linalg.matrix_power(v_given_h @ h_given_v, k - 1)
-    weight, particles = (h, v_given_h @ all_v) if k == 1 else (h @ v_given_h, all_v)
+    weight, particles = (h @ v_given_h, all_v) if drawn or k > 1 else (h, v_given_h @ all_v)
     positive, negative = layer.propup(v).detach(), layer.propup(particles).detach()
     return {
         "W": torch.einsum("n,ni,nj->ij", weight, particles, negative) - v.T @ positive / len(v),
@@ -273,6 +273,12 @@ def test_the_expected_update_tends_to_the_exact_gradient() -> None:
         layer.cd_steps = k
         layer.step(v.repeat(copies, 1), generator(k))
         assert distance(gradients(layer), expected_update(layer, v, k)) < bound
+
+    # A reconstruction that is drawn is another estimate, and the exact one's expectation can tell the two apart.
+    layer.cd_steps, layer.sampled_reconstruction = 1, True
+    layer.step(v.repeat(copies, 1), generator(1))
+    assert distance(gradients(layer), expected_update(layer, v, 1, drawn=True)) < bound
+    assert distance(gradients(layer), expected_update(layer, v, 1)) > bound
 
 
 def expected_linear_update(layer: RBM, v: Tensor, k: int) -> dict[str, Tensor]:
@@ -313,9 +319,11 @@ def test_the_expected_update_with_a_linear_hidden_unit() -> None:
 
 VARIANTS = {
     "CD-1": {},
+    "CD-1, drawn": {"sampled_reconstruction": True},
     "CD-3": {"cd_steps": 3},
     "PCD": {"persistent": True, "chains": 7, "cd_steps": 2},
     "gaussian CD-1": {"visible_units": "gaussian"},
+    "gaussian CD-1, drawn": {"visible_units": "gaussian", "sampled_reconstruction": True},
     "gaussian CD-2": {"visible_units": "gaussian", "cd_steps": 2},
     "gaussian PCD": {"visible_units": "gaussian", "persistent": True, "chains": 5},
     "linear CD-1": {"hidden_units": "gaussian"},
@@ -337,7 +345,7 @@ def particles(layer: RBM, v: Tensor, random: torch.Generator) -> Tensor:
     h = layer.chains if layer.persistent else layer.sample_h_given_v(v, random)[1]
     for _ in range(layer.cd_steps - 1):
         h = layer.gibbs_hvh(h, random)[1]
-    if layer.cd_steps == 1 and not layer.persistent:
+    if layer.cd_steps == 1 and not (layer.persistent or layer.sampled_reconstruction):
         return layer.propdown(h).detach()
     return layer.sample_v_given_h(h, random)[1].detach()
 
@@ -441,8 +449,8 @@ BARS = torch.tensor(
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"cd_steps": 5}, {"persistent": True}, {"hidden_units": "gaussian"}],
-    ids=["CD-1", "CD-5", "PCD", "linear"],
+    [{}, {"sampled_reconstruction": True}, {"cd_steps": 5}, {"persistent": True}, {"hidden_units": "gaussian"}],
+    ids=["CD-1", "CD-1, drawn", "CD-5", "PCD", "linear"],
 )
 def test_exact_log_likelihood_rises_in_training(options: dict[str, object]) -> None:
     """Six patterns of 9 pixels: log(1/6) = -1.79 is the best there is, independent pixels at their means give -5.73."""
