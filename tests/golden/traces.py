@@ -87,6 +87,7 @@ CELLS: dict[str, Mapping[str, Any]] = {
 """Recurrent cells, and forms of them, that no other trace has."""
 TRACES = {
     "rbm-cd1": Trace({"kind": "rbm"}, MOMENTUM, CONSTANT),
+    "rbm-cd1-drawn": Trace({"kind": "rbm", "sampled_reconstruction": True}, MOMENTUM, CONSTANT),
     "rbm-cd3-sparse": Trace(
         {"kind": "rbm", "cd_steps": 3, "sparsity_target": 0.1, "sparsity_cost": 0.1}, MOMENTUM, CONSTANT
     ),
