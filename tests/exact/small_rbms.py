@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,8 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def trained_by_pcd(v: Tensor, *, centred: bool, epochs: int, learning_rate: float, weight_scale: float) -> RBM:
-    """By PCD-1 with 100 chains on v [N, visible], 0 or 1; afterwards in float64."""
+def pcd_epochs(v: Tensor, *, centred: bool, epochs: int, learning_rate: float, weight_scale: float) -> Iterator[RBM]:
+    """The RBM in training by PCD-1 with 100 chains on v [N, visible], 0 or 1, after each epoch."""
     layer = RBM(v.shape[1], 16, persistent=True, centred=centred, weight_scale=weight_scale)
     layer.initialise(v.mean(0), generator(0))
     optimizer = torch.optim.SGD(layer.parameters(), lr=learning_rate)
@@ -24,4 +26,12 @@ def trained_by_pcd(v: Tensor, *, centred: bool, epochs: int, learning_rate: floa
         for position, batch in enumerate(order, start=epoch * len(order)):
             layer.step(v[batch], generator(position))
             optimizer.step()
+        yield layer
+
+
+def trained_by_pcd(v: Tensor, *, centred: bool, epochs: int, learning_rate: float, weight_scale: float) -> RBM:
+    """The same after the last epoch, in float64."""
+    *_, layer = pcd_epochs(
+        v, centred=centred, epochs=epochs, learning_rate=learning_rate, weight_scale=weight_scale
+    )
     return layer.double()
