@@ -50,7 +50,7 @@ def mixture() -> Mixture:
 
 
 def trained(points: Tensor, seed: int) -> RBM:
-    """By PCD-1, from the tutorial's start. CD-1 would not do: its reconstructions are means, which lack the noise
+    """By PCD-1, from the tutorial's start. CD-1 with the means of its reconstructions would not do: they lack the noise
     (docs/systems/rbm.md)."""
     v = (points / DEVIATION).float()
     start = {"weight_scale": 1.0, "initial_odds": 0.1}
