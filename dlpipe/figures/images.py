@@ -145,7 +145,8 @@ def _filter_title(name: str) -> str:
 def _grid(rows: int, columns: int, *, height: float | None = None) -> tuple[Figure, list[list[Any]]]:
     """Places without ticks or frames; a column is at most a third of the width."""
     width = WIDTH if columns >= 3 or columns == 1 else WIDTH * columns / 3
-    figure = Figure(figsize=(width, rows * (height or min(width / columns, 2.5)) + 0.25))
+    # Compressed: the layout for places that keep their pictures' shape; any other cuts the longest of the rows' names.
+    figure = Figure(figsize=(width, rows * (height or min(width / columns, 2.5)) + 0.25), layout="compressed")
     grid = figure.subplots(rows, columns, squeeze=False)
     for place in grid.flat:
         place.set_xticks([])

@@ -239,6 +239,22 @@ def test_fantasies_stand_in_rows_of_ten() -> None:
     assert sheet[::3, ::3, 0].tolist() == [[0] * 10, [128] * 10, [255] * 10]
 
 
+def test_the_longest_name_of_a_row_is_not_cut() -> None:
+    levels = ["cd1", "cd1_means", "cd3", "persistent chains in a centred machine"]
+    variants = [VariantData({"learning": level, "parameters": "centred"}, []) for level in levels]
+    for variant in variants:
+        variant.__dict__["output_names"] = ["fantasies"]
+        variant.first = lambda name: np.zeros((20, 8, 8))  # type: ignore[method-assign]
+    for shown in (3, 4):
+        data = FigureData({"learning": levels[:shown], "parameters": ["plain", "centred"]}, variants[:shown])
+        figure = images.draw_fantasies(data=data, title=None, where={}).figure
+        figure.draw_without_rendering()
+        for place in figure.axes:
+            name = place.yaxis.label
+            assert name.get_text() in [f"{level}\ncentred" for level in levels]
+            assert 0 <= name.get_window_extent().x0 < name.get_window_extent().x1 <= place.get_window_extent().x0
+
+
 def test_a_code_in_the_plane_shows_every_example_as_its_class() -> None:
     outputs = {"code": np.array([[0.0, 1.0], [2.0, -1.0], [4.0, 0.5]]), "code_classes": np.array([2, 0, 2])}
     variant = VariantData({}, [])
