@@ -288,7 +288,7 @@ def _judge_value(claim: Claim, levels: Levels, sides: Sequence[Mapping[int, floa
     result = estimate(list(values.values()))
     verdict = _verdict_of_value(result, claim.value, claim.tolerance, lower_is_better=claim.lower_is_better)
     unit = metric_unit(claim.metric)
-    places = decimals(result.mean, unit=unit)
+    places = decimals(result.mean, unit=unit, half_width=result.half_width)
     text = (
         f"{with_unit(number(result.mean, places), unit)}{_interval(result, lambda value: number(value, places))}; "
         f"the paper has {with_unit(_plain(claim.value), unit)}, tolerance {_plain(claim.tolerance)}"
@@ -327,7 +327,7 @@ def _describe_gain(claim: Claim, gain: Estimate) -> str:
 
 def _describe(gain: Estimate, unit: str, better: str, worse: str) -> str:
     """`2.31 points lower, 95 % interval 1.90 to 2.72, n = 5`; each end says its direction where they differ."""
-    places = decimals(gain.mean, gain.low, gain.high, unit=unit)
+    places = decimals(gain.mean, gain.low, gain.high, unit=unit, half_width=gain.half_width)
     word = better if gain.mean >= 0 else worse
     crosses = gain.low is not None and gain.high is not None and gain.low < 0 < gain.high
 

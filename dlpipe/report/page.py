@@ -234,9 +234,12 @@ def _claim_columns(claim: Claim) -> list[str]:
 def _part_view(part: Part, claim: Claim) -> dict[str, Any]:
     unit = metric_unit(claim.metric)
     result = part.estimate
-    places = 2 if result is None else decimals(result.mean, result.low, result.high, unit=unit)
+    places = 2
+    if result is not None:
+        places = decimals(result.mean, result.low, result.high, unit=unit, half_width=result.half_width)
     mean = number(None if result is None else result.mean, places)
-    sides = [number(value, decimals(value, unit=unit)) for value in (part.ours, part.theirs)]
+    # The two sides to the digits of their difference, or it could not be seen in them.
+    sides = [number(value, max(places, decimals(value, unit=unit))) for value in (part.ours, part.theirs)]
     return {
         "levels": [part.levels[axis] for axis in claim.axes_repeated],
         "values": [mean] if claim.value is not None else [*sides, mean],
@@ -297,7 +300,7 @@ def _cell(values: Mapping[int, float], metric: str) -> dict[str, Any]:
     if not finite:
         return {"mean": "–", "sort": "", "interval": "–", "broken": len(values)}
     result = estimate(finite)
-    places = decimals(result.mean, unit=metric_unit(metric))
+    places = decimals(result.mean, unit=metric_unit(metric), half_width=result.half_width)
     return {
         "mean": number(result.mean, places),
         "sort": repr(result.mean),

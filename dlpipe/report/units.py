@@ -8,6 +8,8 @@ from collections.abc import Mapping
 MINUS = "−"
 WORDS = {"grad": "gradient", "valid": "validation", "train": "training"}
 """How the first part of a metric's name is written out."""
+NOISE = 1e-6
+"""Share of the values themselves below which an interval's half-width is noise."""
 
 
 def metric_name(metric: str) -> str:
@@ -43,14 +45,20 @@ def with_unit(text: str, unit: str) -> str:
     return f"{text} {unit}" if unit else text
 
 
-def decimals(*values: float | None, unit: str = "") -> int:
-    """Digits after the point that suit all the values: two for percentages, else three digits of the largest."""
+def decimals(*values: float | None, unit: str = "", half_width: float | None = None) -> int:
+    """Digits after the point that suit all the values: two for percentages, else three digits of the largest, and more
+    where it takes more to show two digits of the half-width of an interval."""
     if unit in ("%", "points"):
         return 2
     largest = max((abs(value) for value in values if value is not None and math.isfinite(value)), default=0.0)
-    if largest == 0.0:
-        return 2
-    return min(8, max(0, 2 - math.floor(math.log10(largest))))
+    places = _places(largest, 3) if largest else 2
+    if half_width is not None and math.isfinite(half_width) and half_width > largest * NOISE:
+        places = max(places, _places(half_width, 2))
+    return min(8, max(0, places))
+
+
+def _places(value: float, digits: int) -> int:
+    return digits - 1 - math.floor(math.log10(value))
 
 
 def number(value: float | None, places: int = 2) -> str:

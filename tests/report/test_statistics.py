@@ -92,6 +92,12 @@ def test_digits_suit_the_size() -> None:
     assert decimals(12.3, unit="%") == 2
     assert decimals(0.0123) == 4
     assert decimals(123456.0) == 0
+    assert decimals(-142.4, half_width=1.13) == 1  # -142.4, -143.5 to -141.3
+    assert decimals(-142.4, half_width=0.0113) == 3
+    assert decimals(-142.4, half_width=113.0) == 0
+    assert decimals(0.0, half_width=0.0) == 2
+    assert decimals(-142.4, half_width=1e-13) == 0  # of equal values
+    assert decimals(12.3, unit="%", half_width=0.001) == 2
     assert decimals(math.nan, None) == 2
 
 
