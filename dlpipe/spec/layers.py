@@ -75,8 +75,8 @@ class Rbm(LayerSpec):
     cd_steps: PositiveInt = Field(1, description="k of CD-k: Gibbs steps before the negative statistics")
     sampled_reconstruction: bool = Field(
         False,
-        description="whether the visible units of a CD-1 reconstruction are drawn (Salakhutdinov and Murray 2008) or left "
-        "as probabilities (Hinton 2010, section 3.2); longer and persistent chains draw them anyway",
+        description="whether the visible units of a CD-1 reconstruction are drawn (Salakhutdinov and Murray 2008) or "
+        "left as probabilities (Hinton 2010, section 3.2); longer and persistent chains draw them anyway",
         exclude_if=operator.not_,  # so that CD-1 with means is declared, and digested, as before there was a choice
     )
     persistent: bool = Field(False, description="PCD: the chains live on from update to update (Tieleman 2008)")

@@ -31,7 +31,5 @@ def pcd_epochs(v: Tensor, *, centred: bool, epochs: int, learning_rate: float, w
 
 def trained_by_pcd(v: Tensor, *, centred: bool, epochs: int, learning_rate: float, weight_scale: float) -> RBM:
     """The same after the last epoch, in float64."""
-    *_, layer = pcd_epochs(
-        v, centred=centred, epochs=epochs, learning_rate=learning_rate, weight_scale=weight_scale
-    )
+    *_, layer = pcd_epochs(v, centred=centred, epochs=epochs, learning_rate=learning_rate, weight_scale=weight_scale)
     return layer.double()
