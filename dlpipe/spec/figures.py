@@ -46,6 +46,7 @@ class Filters(FigureSpec):
     """What the hidden units of each layer look for, as pretrained and (the lowest layer) as fine-tuned."""
 
     implementation: ClassVar[str] = "dlpipe.figures.images:draw_filters"
+    version: ClassVar[int] = 2  # before, the longest name of a row was cut
     kind: Literal["filters"] = "filters"
 
 
@@ -53,6 +54,7 @@ class Reconstructions(FigureSpec):
     """Test examples above; below, what the pretrained stack makes of them, and what a trained autoencoder does."""
 
     implementation: ClassVar[str] = "dlpipe.figures.images:draw_reconstructions"
+    version: ClassVar[int] = 2  # before, the longest name of a row was cut
     kind: Literal["reconstructions"] = "reconstructions"
 
 
@@ -60,6 +62,7 @@ class Fantasies(FigureSpec):
     """What a model takes for data, by the measure `fantasies`: samples of an RBM or of a generative model."""
 
     implementation: ClassVar[str] = "dlpipe.figures.images:draw_fantasies"
+    version: ClassVar[int] = 2  # before, the longest name of a row was cut
     kind: Literal["fantasies"] = "fantasies"
 
 
@@ -67,6 +70,7 @@ class Mistakes(FigureSpec):
     """Test examples that are classified wrongly, with their class and the one they were taken for."""
 
     implementation: ClassVar[str] = "dlpipe.figures.images:draw_mistakes"
+    version: ClassVar[int] = 2  # before, the longest name of a row was cut
     kind: Literal["mistakes"] = "mistakes"
 
 
