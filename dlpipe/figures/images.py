@@ -16,6 +16,8 @@ MOST_FILTERS = 36
 MOST_COLUMNS = 5
 MOST_MISTAKES = 12
 FANTASIES_A_ROW = 10
+MARGIN = 0.04
+"""Inches above and below, as in the style."""
 MAGNIFIED = 4
 """Pixels of a picture file for a pixel of what it shows."""
 RECONSTRUCTIONS = {
@@ -53,6 +55,7 @@ def draw_filters(*, data: FigureData, title: str | None, where: Mapping[str, str
         "Incoming weights of hidden units, first seed; mid-grey is 0, each unit on its own scale. "
         "Above the first layer, weights are projected down linearly."
     )
+    _fit_height(figure)
     return Picture(figure, title or "Learned filters", caption)
 
 
@@ -73,6 +76,7 @@ def draw_reconstructions(*, data: FigureData, title: str | None, where: Mapping[
         _show(place, mosaic(below, columns=len(pictures[0])))
         _name_row(place, label)
     caption = " ".join(text for name, text in RECONSTRUCTIONS.items() if name in names) + " First seed."
+    _fit_height(figure)
     return Picture(figure, title or "Reconstructions", caption)
 
 
@@ -92,6 +96,7 @@ def draw_fantasies(*, data: FigureData, title: str | None, where: Mapping[str, s
         "What the model takes for data: means of the visible units (samples of Gaussian ones) after Gibbs sampling, "
         "chains side by side."
     )
+    _fit_height(figure)
     return Picture(figure, title or "Fantasies", f"{caption} First seed.")
 
 
@@ -117,6 +122,7 @@ def draw_mistakes(*, data: FigureData, title: str | None, where: Mapping[str, st
             text = f"{_class(variant, true)} → {_class(variant, taken)}"
             place.text(middle, -0.5 - pictures.shape[1] / 8, text, ha="center", va="bottom", size=8)
     caption = "Test examples that are classified wrongly, with their class and the one they are taken for. First seed."
+    _fit_height(figure)
     return Picture(figure, title or "Mistakes", caption)
 
 
@@ -154,6 +160,13 @@ def _grid(rows: int, columns: int, *, height: float | None = None) -> tuple[Figu
         place.grid(False)
         place.spines[:].set_visible(False)
     return figure, grid.tolist()
+
+
+def _fit_height(figure: Figure) -> None:
+    """Takes away what pictures that fill the width leave empty above and below them."""
+    figure.draw_without_rendering()
+    drawn = figure.get_tightbbox().height  # inches
+    figure.set_figheight(min(figure.get_figheight(), drawn + 2 * MARGIN))
 
 
 def _show(place: Any, pixels: np.ndarray) -> None:

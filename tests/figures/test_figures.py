@@ -255,6 +255,14 @@ def test_the_longest_name_of_a_row_is_not_cut() -> None:
             assert 0 <= name.get_window_extent().x0 < name.get_window_extent().x1 <= place.get_window_extent().x0
 
 
+def test_pictures_that_fill_the_width_leave_no_height_empty(data: FigureData) -> None:
+    figure = images.draw_filters(data=data, title=None, where={}).figure
+    figure.draw_without_rendering()
+    drawn = figure.get_tightbbox()
+    assert drawn.y0 >= 0
+    assert figure.get_figheight() - 0.15 < drawn.height <= figure.get_figheight()
+
+
 def test_a_code_in_the_plane_shows_every_example_as_its_class() -> None:
     outputs = {"code": np.array([[0.0, 1.0], [2.0, -1.0], [4.0, 0.5]]), "code_classes": np.array([2, 0, 2])}
     variant = VariantData({}, [])
