@@ -16,8 +16,6 @@ MOST_FILTERS = 36
 MOST_COLUMNS = 5
 MOST_MISTAKES = 12
 FANTASIES_A_ROW = 10
-MARGIN = 0.04
-"""Inches above and below, as in the style."""
 MAGNIFIED = 4
 """Pixels of a picture file for a pixel of what it shows."""
 RECONSTRUCTIONS = {
@@ -55,8 +53,7 @@ def draw_filters(*, data: FigureData, title: str | None, where: Mapping[str, str
         "Incoming weights of hidden units, first seed; mid-grey is 0, each unit on its own scale. "
         "Above the first layer, weights are projected down linearly."
     )
-    _fit_height(figure)
-    return Picture(figure, title or "Learned filters", caption)
+    return _picture(figure, title or "Learned filters", caption)
 
 
 def draw_reconstructions(*, data: FigureData, title: str | None, where: Mapping[str, str]) -> Picture:
@@ -76,8 +73,7 @@ def draw_reconstructions(*, data: FigureData, title: str | None, where: Mapping[
         _show(place, mosaic(below, columns=len(pictures[0])))
         _name_row(place, label)
     caption = " ".join(text for name, text in RECONSTRUCTIONS.items() if name in names) + " First seed."
-    _fit_height(figure)
-    return Picture(figure, title or "Reconstructions", caption)
+    return _picture(figure, title or "Reconstructions", caption)
 
 
 def draw_fantasies(*, data: FigureData, title: str | None, where: Mapping[str, str]) -> Picture:
@@ -96,8 +92,7 @@ def draw_fantasies(*, data: FigureData, title: str | None, where: Mapping[str, s
         "What the model takes for data: means of the visible units (samples of Gaussian ones) after Gibbs sampling, "
         "chains side by side."
     )
-    _fit_height(figure)
-    return Picture(figure, title or "Fantasies", f"{caption} First seed.")
+    return _picture(figure, title or "Fantasies", f"{caption} First seed.")
 
 
 def draw_mistakes(*, data: FigureData, title: str | None, where: Mapping[str, str]) -> Picture:
@@ -122,8 +117,7 @@ def draw_mistakes(*, data: FigureData, title: str | None, where: Mapping[str, st
             text = f"{_class(variant, true)} → {_class(variant, taken)}"
             place.text(middle, -0.5 - pictures.shape[1] / 8, text, ha="center", va="bottom", size=8)
     caption = "Test examples that are classified wrongly, with their class and the one they are taken for. First seed."
-    _fit_height(figure)
-    return Picture(figure, title or "Mistakes", caption)
+    return _picture(figure, title or "Mistakes", caption)
 
 
 def _class(variant: VariantData, index: int) -> str:
@@ -162,11 +156,14 @@ def _grid(rows: int, columns: int, *, height: float | None = None) -> tuple[Figu
     return figure, grid.tolist()
 
 
-def _fit_height(figure: Figure) -> None:
-    """Takes away what pictures that fill the width leave empty above and below them."""
+def _picture(figure: Figure, title: str, caption: str) -> Picture:
+    """Without the height that pictures which fill the width leave empty above and below them."""
     figure.draw_without_rendering()
-    drawn = figure.get_tightbbox().height  # inches
-    figure.set_figheight(min(figure.get_figheight(), drawn + 2 * MARGIN))
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    drawn = figure.get_tightbbox().height + 2 * layout.get()["h_pad"]  # inches
+    figure.set_figheight(min(figure.get_figheight(), drawn))
+    return Picture(figure, title, caption)
 
 
 def _show(place: Any, pixels: np.ndarray) -> None:

@@ -17,7 +17,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def pcd_epochs(v: Tensor, *, centred: bool, epochs: int, learning_rate: float, weight_scale: float) -> Iterator[RBM]:
-    """The RBM in training by PCD-1 with 100 chains on v [N, visible], 0 or 1, after each epoch."""
+    """The RBM in training by PCD-1 with 100 chains on v [N, visible], 0 or 1, after each epoch: one and the same."""
     layer = RBM(v.shape[1], 16, persistent=True, centred=centred, weight_scale=weight_scale)
     layer.initialise(v.mean(0), generator(0))
     optimizer = torch.optim.SGD(layer.parameters(), lr=learning_rate)
